@@ -1,0 +1,158 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/driver"
+)
+
+// Insert saves a new record. fs.ErrExist if its ID is taken, or its name by a sandbox that has not ended.
+func (s *Store) Insert(ctx context.Context, r Record) error {
+	text, err := r.encode()
+	if err != nil {
+		return fmt.Errorf("save sandbox %s: %w", r.ID, err)
+	}
+	_, err = s.db.ExecContext(ctx, "INSERT INTO sandboxes (id, name, state, created, ended, record) VALUES (?, ?, ?, ?, ?, ?)",
+		string(r.ID), r.Name, string(r.State), millis(r.Created), millis(r.Ended), text)
+	if unique(err) {
+		what := fmt.Errorf("sandbox %s: %w", r.ID, fs.ErrExist)
+		if r.Name != "" {
+			what = fmt.Errorf("a sandbox named %q is there already: %w", r.Name, fs.ErrExist)
+		}
+		return &firebreak.Error{Kind: firebreak.KindExists, Err: what, Mend: "choose another name, or remove that sandbox"}
+	}
+	return s.explain("write", err)
+}
+
+func unique(err error) bool {
+	var se *sqlite.Error
+	return errors.As(err, &se) && (se.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || se.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+}
+
+// Update changes the record of id by change, which sees it as it is and alone: no other writer of any process comes
+// between. An error of change leaves the record as it was and is returned. fs.ErrNotExist if there is no record.
+func (s *Store) Update(ctx context.Context, id driver.ID, change func(*Record) error) (Record, error) {
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return Record{}, s.explain("write", err)
+	}
+	defer func() { _ = tx.Rollback() }() // after Commit it has nothing to do
+	r, err := s.scan(tx.QueryRowContext(ctx, "SELECT record FROM sandboxes WHERE id = ?", string(id)))
+	if errors.Is(err, sql.ErrNoRows) {
+		return Record{}, notFound(string(id))
+	}
+	if err != nil {
+		return Record{}, s.explain("read", err)
+	}
+	if err := change(&r); err != nil {
+		return r, err
+	}
+	text, err := r.encode()
+	if err != nil {
+		return Record{}, fmt.Errorf("save sandbox %s: %w", id, err)
+	}
+	_, err = tx.ExecContext(ctx, "UPDATE sandboxes SET name = ?, state = ?, ended = ?, record = ? WHERE id = ?",
+		r.Name, string(r.State), millis(r.Ended), text, string(id))
+	if err == nil {
+		err = tx.Commit()
+	}
+	return r, s.explain("write", err)
+}
+
+// Delete removes the record of id; nil if there is none.
+func (s *Store) Delete(ctx context.Context, id driver.ID) error {
+	_, err := s.db.ExecContext(ctx, "DELETE FROM sandboxes WHERE id = ?", string(id))
+	return s.explain("write", err)
+}
+
+// maxCandidates is how many of several possible sandboxes an error names.
+const maxCandidates = 4
+
+// Find returns the record that ref means: an ID, else a name, else the only ID that begins with it. A name means a
+// living sandbox before one that has ended, and of those the last. fs.ErrNotExist if there is none.
+func (s *Store) Find(ctx context.Context, ref string) (Record, error) {
+	if ref == "" {
+		return Record{}, &firebreak.Error{Kind: firebreak.KindInvalid, Op: "find sandbox", Err: errors.New("no id and no name given")}
+	}
+	r, err := s.scan(s.db.QueryRowContext(ctx, `SELECT record FROM sandboxes WHERE id = ?1 OR name = ?1
+		ORDER BY id = ?1 DESC, state = 'ended', created DESC LIMIT 1`, ref))
+	if err == nil {
+		return r, nil
+	}
+	if !errors.Is(err, sql.ErrNoRows) {
+		return Record{}, s.explain("read", err)
+	}
+	// '~' sorts after all that an ID may hold.
+	found, err := s.query(ctx, "SELECT record FROM sandboxes WHERE id > ?1 AND id < ?1 || '~' ORDER BY id LIMIT ?2", ref, maxCandidates)
+	switch {
+	case err != nil:
+		return Record{}, err
+	case len(found) == 0:
+		return Record{}, notFound(ref)
+	case len(found) > 1:
+		var ids []driver.ID
+		for _, r := range found {
+			ids = append(ids, r.ID)
+		}
+		return Record{}, &firebreak.Error{Kind: firebreak.KindInvalid, Op: "find sandbox",
+			Err: fmt.Errorf("%q may mean any of %v", ref, ids), Mend: "give more of its id"}
+	}
+	return found[0], nil
+}
+
+func notFound(ref string) error {
+	return &firebreak.Error{Kind: firebreak.KindNotFound, Op: "find sandbox", Err: fmt.Errorf("there is no sandbox %q: %w", ref, fs.ErrNotExist),
+		Mend: "see firebreak ls -a"}
+}
+
+// List returns all records, the oldest first.
+func (s *Store) List(ctx context.Context) ([]Record, error) {
+	return s.query(ctx, "SELECT record FROM sandboxes ORDER BY created, id")
+}
+
+// Prune removes the records of what ended before some time, and of the others that ended all but the last keep.
+func (s *Store) Prune(ctx context.Context, before time.Time, keep int) error {
+	_, err := s.db.ExecContext(ctx, `DELETE FROM sandboxes WHERE state = 'ended' AND (ended < ?1 OR id IN
+		(SELECT id FROM sandboxes WHERE state = 'ended' ORDER BY ended DESC LIMIT -1 OFFSET ?2))`, millis(before), keep)
+	return s.explain("write", err)
+}
+
+func (s *Store) query(ctx context.Context, query string, args ...any) ([]Record, error) {
+	rows, err := s.db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, s.explain("read", err)
+	}
+	defer rows.Close()
+	var all []Record
+	for rows.Next() {
+		r, err := s.scan(rows)
+		if err != nil {
+			return nil, s.explain("read", err)
+		}
+		all = append(all, r)
+	}
+	return all, s.explain("read", rows.Err())
+}
+
+func (s *Store) scan(row interface{ Scan(...any) error }) (Record, error) {
+	var text string
+	if err := row.Scan(&text); err != nil {
+		return Record{}, err
+	}
+	var r Record
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		return Record{}, &firebreak.Error{Kind: firebreak.KindHost, Err: fmt.Errorf("a record is damaged: %w", err),
+			Mend: "bring back a copy of the database, or move it away"}
+	}
+	return r, nil
+}

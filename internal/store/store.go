@@ -1,0 +1,236 @@
+// Package store keeps the records of sandboxes, in one SQLite database per state directory that several processes use
+// at once. Whatever a method returned as done survives the death of the process at any later instant.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/driver"
+)
+
+// File is the database's name in the state directory. SQLite puts two more beside it, with -wal and -shm added.
+const File = "firebreak.db"
+
+// Store is an open database. It may be used concurrently.
+type Store struct {
+	path string
+	log  *slog.Logger
+	db   *sql.DB
+}
+
+// options are what every connection sets. Of the settings:
+//
+//   - The timeout bounds the wait of one process for another to have written.
+//   - synchronous(normal) loses nothing when a process dies, as the kernel holds what was written. A host that loses
+//     power may lose the last commits, never the database; the sandboxes that they told of are gone with it.
+//   - wal_autocheckpoint is low because the log survives Close, and the next process reads all of it to open it.
+const options = "_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=synchronous(normal)" +
+	"&_pragma=wal_autocheckpoint(200)&_pragma=trusted_schema(0)"
+
+// Open opens the database in dir, and makes it if there is none. A database that is damaged, or of a newer version, is
+// an error and stays as it is.
+func Open(ctx context.Context, dir string, log *slog.Logger) (*Store, error) {
+	s := &Store{path: filepath.Join(dir, File), log: log}
+	// SQLite would make the file with the umask's mode; it holds the tokens of the agents.
+	f, err := os.OpenFile(s.path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		return nil, s.explain("open", err)
+	}
+	// A POSIX lock would be gone as soon as anything in this process closes the file once more, as Close does.
+	if _, err := sqlite.OFDLocking(true); err != nil && !errors.Is(err, sqlite.ErrOFDLockingUnavailable) {
+		return nil, s.explain("open", err)
+	}
+	s.db, err = sql.Open("sqlite", "file:"+(&url.URL{Path: s.path}).EscapedPath()+"?"+options)
+	if err != nil {
+		return nil, s.explain("open", err)
+	}
+	// One connection: writers would queue anyway, and a second one costs as much to open as the first.
+	s.db.SetMaxOpenConns(1)
+	if err := s.migrate(ctx); err != nil {
+		return nil, errors.Join(s.explain("open", err), s.db.Close())
+	}
+	return s, nil
+}
+
+// applicationID marks the file as ours ("frbk"), for file(1) and against opening another program's database.
+const applicationID = 0x6672626b
+
+// migrations lead from the schema of one version, the index, to the next. What is published is never changed.
+func migrations() []string {
+	return []string{`
+		CREATE TABLE sandboxes (
+			id       TEXT PRIMARY KEY,
+			name     TEXT NOT NULL,
+			state    TEXT NOT NULL,
+			created  INTEGER NOT NULL,
+			ended    INTEGER NOT NULL,
+			record   TEXT NOT NULL
+		) STRICT, WITHOUT ROWID;
+		CREATE UNIQUE INDEX sandboxes_name ON sandboxes (name) WHERE name <> '' AND state <> 'ended';
+		CREATE INDEX sandboxes_ended ON sandboxes (ended) WHERE state = 'ended';
+		PRAGMA application_id = ` + fmt.Sprint(applicationID),
+	}
+}
+
+// migrate brings the database to our version. The check costs one read; only an old or empty one is locked. With a
+// write-ahead log, which is a lasting property of the file, readers and a writer of several processes work at once.
+func (s *Store) migrate(ctx context.Context) error {
+	steps := migrations()
+	version, err := s.version(ctx, s.db)
+	if err != nil || version == len(steps) {
+		return err
+	}
+	if _, err := s.db.ExecContext(ctx, "PRAGMA journal_mode = wal"); err != nil {
+		return err
+	}
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // after Commit it has nothing to do
+	if version, err = s.version(ctx, tx); err != nil {
+		return err
+	}
+	for ; version < len(steps); version++ {
+		if _, err := tx.ExecContext(ctx, steps[version]+fmt.Sprintf("; PRAGMA user_version = %d", version+1)); err != nil {
+			return err
+		}
+	}
+	return tx.Commit()
+}
+
+type querier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+func (s *Store) version(ctx context.Context, q querier) (int, error) {
+	var version, application, tables int
+	err := q.QueryRowContext(ctx, "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema) "+
+		"FROM pragma_user_version, pragma_application_id").Scan(&version, &application, &tables)
+	switch {
+	case err != nil:
+		return 0, err
+	case application != applicationID && (version != 0 || tables != 0):
+		return 0, &firebreak.Error{Kind: firebreak.KindHost, Err: errors.New("it is another program's database"),
+			Mend: "use another state directory (FIREBREAK_STATE_DIR)"}
+	case version > len(migrations()):
+		return 0, &firebreak.Error{Kind: firebreak.KindHost,
+			Err:  fmt.Errorf("a newer firebreak wrote it (version %d, this one knows up to %d)", version, len(migrations())),
+			Mend: "use that firebreak, or another state directory (FIREBREAK_STATE_DIR)"}
+	}
+	return version, nil
+}
+
+// Close closes the database and leaves its write-ahead log to the next process. SQLite's own way, when the last
+// connection closes, is to copy the log into the database with three flushes to the disk, which safety does not need
+// and every one-shot run would pay for: a shared lock of ours on the bytes that SQLite locks for it makes it refrain.
+func (s *Store) Close() error {
+	f, err := os.Open(s.path)
+	if err != nil {
+		return errors.Join(s.explain("close", err), s.db.Close())
+	}
+	defer f.Close()
+	lock := syscall.Flock_t{Type: syscall.F_RDLCK, Start: 0x40000002, Len: 510} // SHARED_FIRST, SHARED_SIZE
+	const ofdSetLock = 37                                                       // F_OFD_SETLK
+	if err := syscall.FcntlFlock(f.Fd(), ofdSetLock, &lock); err != nil {
+		s.log.Debug("close store with a checkpoint", "err", err)
+	}
+	return s.explain("close", s.db.Close())
+}
+
+// explain says what was being done, and what can be done about the errors that a user may see.
+func (s *Store) explain(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	op += " " + s.path
+	var e *firebreak.Error
+	var se *sqlite.Error
+	switch {
+	case errors.As(err, &e):
+		return &firebreak.Error{Kind: e.Kind, Op: op, Err: e.Err, Mend: e.Mend}
+	case errors.As(err, &se):
+		return explainSQLite(op, se)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return noSpace(op, err)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return &firebreak.Error{Kind: firebreak.KindHost, Op: op, Err: err,
+			Mend: "use a state directory that you may write (FIREBREAK_STATE_DIR)"}
+	}
+	return fmt.Errorf("%s: %w", op, err)
+}
+
+func explainSQLite(op string, err *sqlite.Error) error {
+	switch err.Code() & 0xff {
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		return &firebreak.Error{Kind: firebreak.KindHost, Op: op, Err: fmt.Errorf("the database is damaged: %w", err),
+			Mend: "bring back a copy, or move the file away: firebreak then starts with no records and removes the sandboxes it no longer knows"}
+	case sqlite3.SQLITE_FULL:
+		return noSpace(op, err)
+	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM:
+		return &firebreak.Error{Kind: firebreak.KindHost, Op: op, Err: err,
+			Mend: "use a state directory that you may write (FIREBREAK_STATE_DIR)"}
+	case sqlite3.SQLITE_BUSY:
+		return &firebreak.Error{Kind: firebreak.KindUnavailable, Op: op, Err: fmt.Errorf("another process keeps it locked: %w", err)}
+	case sqlite3.SQLITE_INTERRUPT:
+		return fmt.Errorf("%s: %w", op, context.Canceled)
+	}
+	return fmt.Errorf("%s: %w", op, err)
+}
+
+func noSpace(op string, err error) error {
+	return &firebreak.Error{Kind: firebreak.KindExhausted, Op: op, Err: fmt.Errorf("no space left: %w", err),
+		Mend: "free space there, or use another state directory (FIREBREAK_STATE_DIR)"}
+}
+
+// Record is all that is kept of a sandbox.
+type Record struct {
+	ID       driver.ID          `json:"id"`
+	Name     string             `json:"name,omitempty"` // unique among those that have not ended
+	Owner    string             `json:"owner"`          // the process that made it or is ending it
+	State    firebreak.State    `json:"state"`
+	Detached bool               `json:"detached,omitempty"`
+	Driver   string             `json:"driver"`
+	Boundary firebreak.Boundary `json:"boundary"`
+	Template string             `json:"template"`
+	Digest   string             `json:"digest,omitempty"` // of the template's image
+	Command  string             `json:"command,omitempty"`
+	Spec     driver.Spec        `json:"spec"`
+	Token    string             `json:"token"` // of its agent
+	Warnings []string           `json:"warnings,omitempty"`
+	Created  time.Time          `json:"created"`
+	Deadline time.Time          `json:"deadline,omitzero"`
+	Ended    time.Time          `json:"ended,omitzero"`
+	Exit     driver.Exit        `json:"exit,omitzero"` // why and how it ended, known from state stopping on
+	Usage    driver.Usage       `json:"usage,omitzero"`
+}
+
+func (r Record) encode() (string, error) {
+	b, err := json.Marshal(r)
+	return string(b), err
+}
+
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}

@@ -1,0 +1,173 @@
+package process
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firebreak-dev/firebreak/internal/driver"
+)
+
+const (
+	agentName  = "agent.json" // in StateDir/<id>: the identity of the agent
+	endingName = "ending"     // in StateDir/<id>: somebody has begun to destroy it
+)
+
+// identity is a process that can be told from a later one with the same pid.
+type identity struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"` // clock ticks since boot
+	Boot  string `json:"boot"`
+}
+
+// record is the directory StateDir/<id>, locked while a sandbox is being started or removed. The lock is the kernel's,
+// so that it ends with the process that holds it.
+type record struct {
+	path string
+	dir  *os.File
+}
+
+// reserve makes the record of a new sandbox, and locks it.
+func (d *Driver) reserve(spec driver.Spec) (*record, error) {
+	if err := os.MkdirAll(d.cfg.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make state directory: %w", err)
+	}
+	path := filepath.Join(d.cfg.StateDir, string(spec.ID))
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return nil, fmt.Errorf("record sandbox %s: %w", spec.ID, err)
+	}
+	r, err := lockDir(path)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("record sandbox %s: %w", spec.ID, err), os.Remove(path))
+	}
+	return r, nil
+}
+
+// openRecord locks the record of a sandbox, waiting for whoever has it. fs.ErrNotExist if there is none.
+func (d *Driver) openRecord(ctx context.Context, id driver.ID) (*record, error) {
+	path := filepath.Join(d.cfg.StateDir, string(id))
+	for {
+		r, err := lockDir(path)
+		if err == nil && r.current() {
+			return r, nil
+		}
+		if err == nil {
+			r.close() // removed while we waited for it; perhaps there is a new one
+			continue
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, err
+		}
+		if err := sleep(ctx, 2*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// lockDir opens and locks a directory; unix.EWOULDBLOCK if somebody else has the lock.
+func lockDir(path string) (*record, error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		dir.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return &record{path: path, dir: dir}, nil
+}
+
+func (r *record) unlock() { _ = unix.Flock(int(r.dir.Fd()), unix.LOCK_UN) }
+
+func (r *record) close() { _ = r.dir.Close() }
+
+// current reports whether the directory still is at its path.
+func (r *record) current() bool {
+	ours, err := r.dir.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(r.path)
+	return err == nil && os.SameFile(ours, there)
+}
+
+func (r *record) markEnding() error {
+	return os.WriteFile(filepath.Join(r.path, endingName), nil, 0o600)
+}
+
+func (r *record) remove() error { return os.RemoveAll(r.path) }
+
+// save writes the agent's identity; it is there wholly or not at all.
+func (r *record) save(agent identity) error {
+	data, err := json.Marshal(agent)
+	if err != nil {
+		return err
+	}
+	temp := filepath.Join(r.path, agentName+".new")
+	if err := os.WriteFile(temp, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temp, filepath.Join(r.path, agentName))
+}
+
+// ending reports whether somebody has begun to destroy the sandbox, or has done so.
+func (d *Driver) ending(id driver.ID) bool {
+	dir := filepath.Join(d.cfg.StateDir, string(id))
+	if _, err := os.Stat(filepath.Join(dir, endingName)); err == nil {
+		return true
+	}
+	_, err := os.Stat(dir)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// readAgent returns the agent of a sandbox if it lives, else fs.ErrNotExist.
+func (d *Driver) readAgent(id driver.ID) (identity, error) {
+	var agent identity
+	data, err := os.ReadFile(filepath.Join(d.cfg.StateDir, string(id), agentName))
+	if err != nil {
+		return agent, err
+	}
+	if err := json.Unmarshal(data, &agent); err != nil {
+		return agent, fmt.Errorf("record is damaged (%v): %w", err, fs.ErrNotExist)
+	}
+	if !agent.alive() {
+		return agent, fmt.Errorf("its agent has ended: %w", fs.ErrNotExist)
+	}
+	return agent, nil
+}
+
+// alive reports whether this very process runs; a zombie does not.
+func (i identity) alive() bool {
+	if i.PID <= 1 || i.Boot != bootID() {
+		return false
+	}
+	st, err := readStat(i.PID)
+	return err == nil && st.start == i.Start && st.running()
+}
+
+func bootID() string {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,135 @@
+package process
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/driver"
+)
+
+var _ driver.Sandbox = (*sandbox)(nil)
+
+// ticks is the kernel's unit of CPU time in /proc: USER_HZ, which is 100 on every architecture that Go runs on.
+const ticks = time.Second / 100
+
+// sandbox is a handle; it holds nothing that would have to be closed.
+type sandbox struct {
+	d     *Driver
+	spec  driver.Spec
+	agent identity
+	child *child // nil if another process started the agent
+}
+
+func (d *Driver) handle(spec driver.Spec, agent identity, c *child) *sandbox {
+	return &sandbox{d: d, spec: spec, agent: agent, child: c}
+}
+
+// Dial implements driver.Sandbox.
+func (s *sandbox) Dial(ctx context.Context) (net.Conn, error) {
+	conn, err := dialAgent(ctx, s.spec.Dir)
+	if err == nil {
+		return conn, nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if !s.agent.alive() {
+		return nil, fmt.Errorf("dial sandbox %s: its agent has ended: %w", s.spec.ID, fs.ErrNotExist)
+	}
+	return nil, fmt.Errorf("dial sandbox %s: %w", s.spec.ID, err)
+}
+
+// dialAgent goes through a descriptor of the directory, because a socket's name is limited to 108 bytes.
+func dialAgent(ctx context.Context, dir string) (net.Conn, error) {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer unix.Close(fd)
+	var dialer net.Dialer
+	return dialer.DialContext(ctx, "unix", "/proc/self/fd/"+strconv.Itoa(fd)+"/"+socketName)
+}
+
+// Wait implements driver.Sandbox.
+func (s *sandbox) Wait(ctx context.Context) (driver.Exit, error) {
+	if s.child != nil {
+		select {
+		case <-s.child.done:
+			return s.exit(s.child.code), nil
+		case <-ctx.Done():
+			return driver.Exit{}, ctx.Err()
+		}
+	}
+	if err := s.agent.wait(ctx); err != nil {
+		return driver.Exit{}, fmt.Errorf("wait for sandbox %s: %w", s.spec.ID, err)
+	}
+	return s.exit(-1), nil
+}
+
+func (s *sandbox) exit(code int) driver.Exit {
+	switch {
+	case s.d.ending(s.spec.ID):
+		return driver.Exit{Reason: firebreak.EndDestroyed, Code: -1, Detail: "destroyed"}
+	case code == 124:
+		return driver.Exit{Reason: firebreak.EndDeadline, Code: code, Detail: "its time was up"}
+	case code >= 0:
+		return driver.Exit{Reason: firebreak.EndExited, Code: code, Detail: fmt.Sprintf("its agent exited with status %d", code)}
+	}
+	return driver.Exit{Reason: firebreak.EndLost, Code: -1, Detail: "its agent was killed from outside, or ended while nobody watched"}
+}
+
+// wait returns when the process has ended, whoever its parent is.
+func (i identity) wait(ctx context.Context) error {
+	fd, err := unix.PidfdOpen(i.PID, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	file := os.NewFile(uintptr(fd), "pidfd")
+	defer file.Close()
+	if !i.alive() {
+		return nil
+	}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	err = raw.Read(func(fd uintptr) bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return err == nil && n > 0
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// Usage implements driver.Sandbox: the sum over the processes that live, with the children they have waited for.
+func (s *sandbox) Usage(ctx context.Context) (driver.Usage, error) {
+	if err := ctx.Err(); err != nil {
+		return driver.Usage{}, err
+	}
+	if !s.agent.alive() {
+		return driver.Usage{}, fmt.Errorf("usage of sandbox %s: %w", s.spec.ID, fs.ErrNotExist)
+	}
+	in, err := s.d.members(s.spec.ID, s.agent)
+	if err != nil {
+		return driver.Usage{}, fmt.Errorf("usage of sandbox %s: %w", s.spec.ID, err)
+	}
+	var u driver.Usage
+	for _, m := range in {
+		u.CPU += time.Duration(m.cpu) * ticks
+		u.Memory += m.pages * int64(os.Getpagesize())
+		u.PIDs += m.threads
+	}
+	return u, nil
+}

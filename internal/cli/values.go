@@ -1,0 +1,183 @@
+package cli
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	firebreakv1 "github.com/firebreak-dev/firebreak/internal/api/firebreak/v1"
+)
+
+// maxEnvFile bounds an --env-file: what does not fit into a program's environment is no such file.
+const maxEnvFile = 1 << 20
+
+const sizeMend = "write it like 512m, 1g or 1.5g"
+
+// parseSize reads a number of bytes with an optional binary unit.
+func parseSize(s string) (int64, error) {
+	number := strings.TrimRight(strings.ToLower(strings.TrimSpace(s)), "kmgtib")
+	unit := strings.ToLower(strings.TrimSpace(s))[len(number):]
+	shift := map[string]uint{"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+	bits, ok := shift[strings.TrimSuffix(strings.TrimSuffix(unit, "ib"), "b")]
+	value, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	if !ok || err != nil || strings.ContainsAny(number, "xXpPnN_") || unit == "ib" {
+		return 0, invalid("", errors.New("not a size"), sizeMend)
+	}
+	bytes := value * float64(uint64(1)<<bits)
+	if bytes < 1 || bytes >= math.MaxInt64 {
+		return 0, invalid("", errors.New("out of range"), sizeMend)
+	}
+	return int64(bytes), nil
+}
+
+// formatSize is the inverse for people: "512 MiB".
+func formatSize(n int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
+	value, i := float64(n), 0
+	for value >= 1024 && i < len(units)-1 {
+		value, i = value/1024, i+1
+	}
+	text := strconv.FormatFloat(value, 'f', 1, 64)
+	return strings.TrimSuffix(text, ".0") + " " + units[i]
+}
+
+// sizeFlag is a pflag.Value.
+type sizeFlag int64
+
+func (f *sizeFlag) Set(s string) (err error) {
+	n, err := parseSize(s)
+	*f = sizeFlag(n)
+	return err
+}
+
+func (f *sizeFlag) Type() string { return "size" }
+
+func (f *sizeFlag) String() string {
+	if *f == 0 {
+		return ""
+	}
+	return formatSize(int64(*f))
+}
+
+// durationFlag is a pflag.Value; a number without a unit is seconds.
+type durationFlag time.Duration
+
+func (f *durationFlag) Set(s string) error {
+	d, err := time.ParseDuration(s)
+	if seconds, numErr := strconv.ParseFloat(s, 64); err != nil && numErr == nil && math.Abs(seconds) < 1e9 {
+		d, err = time.Duration(seconds*float64(time.Second)), nil
+	}
+	if err != nil || d <= 0 {
+		return invalid("", errors.New("not a length of time"), "write it like 30s, 5m or 1h30m")
+	}
+	*f = durationFlag(d)
+	return nil
+}
+
+func (f *durationFlag) Type() string { return "duration" }
+
+func (f *durationFlag) String() string {
+	if *f == 0 {
+		return ""
+	}
+	return time.Duration(*f).String()
+}
+
+// parseVolume reads host:guest[:ro]. A path of the host may be relative to dir; dir "" forbids that, because the host
+// is another machine.
+func parseVolume(s, dir string) (*firebreakv1.Mount, error) {
+	const mend = "write it like --volume ./data:/data or --volume ./data:/data:ro"
+	parts := strings.Split(s, ":")
+	m := &firebreakv1.Mount{}
+	if last := parts[len(parts)-1]; len(parts) == 3 && (last == "ro" || last == "rw") {
+		m.ReadOnly, parts = last == "ro", parts[:2]
+	}
+	if len(parts) != 2 || parts[0] == "" || strings.ContainsRune(s, 0) {
+		return nil, invalid("", fmt.Errorf("--volume %q is not host:guest[:ro]", s), mend)
+	}
+	m.Source, m.Target = parts[0], filepath.Clean(parts[1])
+	if !filepath.IsAbs(m.Target) || m.Target == "/" {
+		return nil, invalid("", fmt.Errorf("--volume %q: %q is no absolute path below / in the sandbox", s, parts[1]), mend)
+	}
+	if rest, home := strings.CutPrefix(m.Source, "~/"); home && dir != "" {
+		base, err := os.UserHomeDir()
+		if err != nil {
+			return nil, invalid("", fmt.Errorf("--volume %q: %w", s, err), mend)
+		}
+		m.Source = filepath.Join(base, rest)
+	}
+	if !filepath.IsAbs(m.Source) {
+		if dir == "" {
+			return nil, invalid("", fmt.Errorf("--volume %q: the path must be absolute, it is one of the server's host", s), mend)
+		}
+		m.Source = filepath.Join(dir, m.Source)
+	}
+	m.Source = filepath.Clean(m.Source)
+	return m, nil
+}
+
+// environment collects --env-file and then --env, so that the latter win.
+func (a *app) environment(pairs, files []string) (map[string]string, error) {
+	env := map[string]string{}
+	for _, name := range files {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, invalid("", fmt.Errorf("--env-file: %w", err), "")
+		}
+		lines, err := readEnvFile(f)
+		_ = f.Close() // opened for reading only
+		if err != nil {
+			return nil, invalid("", fmt.Errorf("--env-file %s: %w", name, err), "")
+		}
+		if err := a.addEnvironment(env, lines); err != nil {
+			return nil, err
+		}
+	}
+	return env, a.addEnvironment(env, pairs)
+}
+
+func (a *app) addEnvironment(env map[string]string, pairs []string) error {
+	for _, pair := range pairs {
+		name, value, given := strings.Cut(pair, "=")
+		if name == "" || strings.ContainsRune(pair, 0) || strings.ContainsAny(name, " \t") {
+			return invalid("", fmt.Errorf("environment variable %q has no valid name", pair), "write it like -e NAME=value or -e NAME")
+		}
+		if !given {
+			if value, given = a.lookupEnv(name); !given {
+				a.warn("environment variable %s is not set here, so the sandbox does not get it", name)
+				continue
+			}
+		}
+		env[name] = value
+	}
+	return nil
+}
+
+// readEnvFile returns the lines that are neither empty nor comments. As docker run has it, a value is taken as it
+// stands: quotes are part of it.
+func readEnvFile(r io.Reader) ([]string, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxEnvFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxEnvFile {
+		return nil, fmt.Errorf("is larger than %s", formatSize(maxEnvFile))
+	}
+	var lines []string
+	scanner := bufio.NewScanner(strings.NewReader(strings.TrimPrefix(string(data), "\ufeff")))
+	scanner.Buffer(nil, maxEnvFile+1)
+	for scanner.Scan() {
+		line := strings.TrimLeft(scanner.Text(), " \t")
+		if line != "" && !strings.HasPrefix(line, "#") {
+			lines = append(lines, line)
+		}
+	}
+	return lines, scanner.Err()
+}

@@ -1,0 +1,89 @@
+package image
+
+import (
+	"cmp"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/firebreak-dev/firebreak"
+)
+
+// namePattern is that of image references: host[:port]/path:tag@digest, of which only a first word is needed.
+func namePattern() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+/[a-z0-9][a-z0-9._-]*)?(/[a-z0-9][a-z0-9._-]*)*` +
+		`(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?$`)
+}
+
+const maxName = 200
+
+// CheckName returns an error of firebreak.KindInvalid unless name can name a template.
+func CheckName(name string) error {
+	if len(name) > maxName || len(url.PathEscape(name)) > maxName+40 || !namePattern().MatchString(name) {
+		return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "read template name",
+			Err:  fmt.Errorf("%.80q is no name for a template", name),
+			Mend: "use letters, digits and ._- as in my-template:v1, or an image reference as in ghcr.io/owner/image:tag"}
+	}
+	return nil
+}
+
+func fileName(name string) string { return url.PathEscape(name) }
+
+// missing is the error for a name that no template has.
+func missing(name string, known []string) error {
+	mend := "firebreak template ls shows those there are, firebreak template build makes more"
+	if near := nearest(name, known); len(near) > 0 {
+		mend = "did you mean " + strings.Join(near, " or ") + "? " + mend
+	}
+	return &firebreak.Error{Kind: firebreak.KindNotFound, Op: "find template",
+		Err: fmt.Errorf("there is no template %q: %w", name, fs.ErrNotExist), Mend: mend}
+}
+
+// nearest returns up to three names that name may be a slip of, the likeliest first.
+func nearest(name string, known []string) []string {
+	type candidate struct {
+		name string
+		far  int
+	}
+	var near []candidate
+	for _, k := range known {
+		far := distance(strings.ToLower(name), strings.ToLower(k))
+		if strings.HasPrefix(k, name+":") || len(name) > 2 && strings.Contains(k, name) {
+			far = 1
+		}
+		if far <= max(1, len(name)/3) {
+			near = append(near, candidate{k, far})
+		}
+	}
+	slices.SortStableFunc(near, func(a, b candidate) int { return cmp.Compare(a.far, b.far) })
+	var names []string
+	for _, c := range near[:min(len(near), 3)] {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+// distance counts the letters to insert, delete or replace between a and b.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			next := min(row[j], row[j+1]) + 1
+			if a[i] == b[j] {
+				next = min(next, diagonal)
+			} else {
+				next = min(next, diagonal+1)
+			}
+			diagonal, row[j+1] = row[j+1], next
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,158 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/image/erofs"
+	"github.com/firebreak-dev/firebreak/internal/image/rootfs"
+)
+
+// Root returns the template's root file system in the first of the forms that it can have. An image is unpacked the
+// first time somebody wants a directory. errors.ErrUnsupported if none of the forms will do.
+func (s *Store) Root(ctx context.Context, name string, forms []driver.Form) (driver.Root, error) {
+	if name == HostName {
+		return s.hostRoot(ctx, forms)
+	}
+	t, err := s.Get(name)
+	if err != nil {
+		return driver.Root{}, err
+	}
+	for _, form := range forms {
+		var path string
+		switch form {
+		case driver.FormDisk:
+			path, err = s.disk(t)
+		case driver.FormDirectory:
+			path, err = s.directory(ctx, t)
+		default:
+			continue
+		}
+		return driver.Root{Form: form, Path: path}, s.blame("serve template "+name, err)
+	}
+	return driver.Root{}, noForm(name, forms)
+}
+
+func noForm(name string, forms []driver.Form) error {
+	return &firebreak.Error{Kind: firebreak.KindUnsupported, Op: "serve template " + name,
+		Err: fmt.Errorf("it cannot be had in any of the forms %v: %w", forms, errors.ErrUnsupported)}
+}
+
+// touch marks path as just handed out. fs.ErrNotExist if it is not there.
+func (s *Store) touch(path string) error { return os.Chtimes(path, time.Time{}, s.now()) }
+
+func (s *Store) disk(t Template) (string, error) {
+	path := s.blobPath(hexOf(t.Digest))
+	err := s.touch(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", &firebreak.Error{Kind: firebreak.KindNotFound, Err: fmt.Errorf("its image %s is gone: %w", t.Digest, err),
+			Mend: "make the template again from " + t.Source}
+	}
+	return path, err
+}
+
+// directory unpacks the image unless that was done before.
+func (s *Store) directory(ctx context.Context, t Template) (string, error) {
+	blob, err := s.disk(t)
+	if err != nil {
+		return "", err
+	}
+	return s.tree(ctx, hexOf(t.Digest)+s.owners(), true, func() (*erofs.Node, func() error, error) {
+		f, err := os.Open(blob)
+		if err != nil {
+			return nil, nil, err
+		}
+		root, err := rootfs.Load(f)
+		if err != nil {
+			return nil, nil, errors.Join(err, f.Close())
+		}
+		return root, f.Close, nil
+	})
+}
+
+// owners tells trees apart that were unpacked where not all owners exist: by another user, or in a user namespace.
+func (s *Store) owners() string {
+	ids, err := os.ReadFile("/proc/self/uid_map")
+	if err == nil && os.Geteuid() == 0 && string(ids) == wholeUIDMap {
+		return ""
+	}
+	sum := sha256.Sum256(fmt.Appendf(ids, "%d", os.Geteuid()))
+	return "-" + hex.EncodeToString(sum[:4])
+}
+
+// wholeUIDMap is /proc/self/uid_map outside of user namespaces.
+const wholeUIDMap = "         0          0 4294967295\n"
+
+// tree returns the path of the unpacked tree called key. It makes it by load if it is not there; synced says that it
+// must survive a power cut.
+func (s *Store) tree(ctx context.Context, key string, synced bool, load func() (*erofs.Node, func() error, error)) (string, error) {
+	final := filepath.Join(s.dir, treesDir, key)
+	root := filepath.Join(final, "root")
+	if s.touch(final) == nil {
+		return root, nil
+	}
+	turn, err := waitLock(ctx, filepath.Join(s.dir, locksDir, "~tree-"+key[:2]), unix.LOCK_EX)
+	if err != nil {
+		return "", err
+	}
+	defer turn.release()
+	if s.touch(final) == nil { // somebody else was unpacking it
+		return root, nil
+	}
+	w, err := s.newWork(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		if err := w.remove(); err != nil {
+			s.log.Warn("leftovers stay until the next collection", "dir", w.dir, "error", err)
+		}
+	}()
+	if err := s.unpack(ctx, w, synced, load); err != nil {
+		return "", fmt.Errorf("unpack: %w", err)
+	}
+	l, err := s.hold(ctx, unix.LOCK_SH)
+	if err != nil {
+		return "", err
+	}
+	defer l.release()
+	return root, os.Rename(w.path("tree"), final)
+}
+
+func (s *Store) unpack(ctx context.Context, w work, synced bool, load func() (*erofs.Node, func() error, error)) (err error) {
+	from, done, err := load()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	dir := w.path("tree/root")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	strangers, err := rootfs.Unpack(ctx, from, dir)
+	if err != nil {
+		return err
+	}
+	if strangers > 0 {
+		s.log.Debug("owners that this user cannot give away are left out", "files", strangers)
+	}
+	if !synced {
+		return nil
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
+}

@@ -1,0 +1,183 @@
+package image
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firebreak-dev/firebreak"
+)
+
+// Get returns the template called name. fs.ErrNotExist if there is none, with names that may have been meant.
+func (s *Store) Get(name string) (Template, error) {
+	if name == HostName {
+		return s.hostTemplate()
+	}
+	if err := CheckName(name); err != nil {
+		return Template{}, err
+	}
+	t, err := s.read(fileName(name) + ".json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return Template{}, missing(name, s.names())
+	}
+	return t, s.blame("read template "+name, err)
+}
+
+func (s *Store) read(file string) (Template, error) {
+	data, err := os.ReadFile(filepath.Join(s.dir, templatesDir, file))
+	if err != nil {
+		return Template{}, err
+	}
+	var t Template
+	if err := json.Unmarshal(data, &t); err != nil {
+		return Template{}, &firebreak.Error{Kind: firebreak.KindState, Err: fmt.Errorf("its record is damaged: %w", err),
+			Mend: "make the template again"}
+	}
+	return t, nil
+}
+
+// List returns all templates: host, then the others by name.
+func (s *Store) List() ([]Template, error) {
+	host, err := s.hostTemplate()
+	if err != nil {
+		return nil, err
+	}
+	made, err := s.made()
+	if err != nil {
+		return nil, s.blame("list templates", err)
+	}
+	slices.SortFunc(made, func(a, b Template) int { return cmp.Compare(a.Name, b.Name) })
+	return append([]Template{host}, made...), nil
+}
+
+// made returns the templates but host.
+func (s *Store) made() ([]Template, error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, templatesDir))
+	if err != nil {
+		return nil, err
+	}
+	var list []Template
+	for _, e := range entries {
+		t, err := s.read(e.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", e.Name(), err)
+		}
+		list = append(list, t)
+	}
+	return list, nil
+}
+
+func (s *Store) names() []string {
+	names := []string{HostName}
+	made, err := s.made()
+	if err != nil {
+		s.log.Warn("some templates cannot be read", "error", err)
+	}
+	for _, t := range made {
+		names = append(names, t.Name)
+	}
+	return append(names, Recipes()...)
+}
+
+// Delete takes the name away; Collect frees what no name and no sandbox needs any more. fs.ErrNotExist if there is no
+// such template.
+func (s *Store) Delete(name string) error {
+	if name == HostName {
+		return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "delete template",
+			Err: errors.New("the template host is the host itself and cannot be deleted")}
+	}
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	err := os.Remove(filepath.Join(s.dir, templatesDir, fileName(name)+".json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return missing(name, s.names())
+	}
+	return s.blame("delete template "+name, err)
+}
+
+// grace is how long what Root handed out stays, also if nothing seems to use it: its receiver may not have said so yet.
+const grace = time.Minute
+
+// Collect removes images and trees that no template names, that inUse does not claim and that Root did not hand out
+// just now, and the leftovers of makers that died. inUse is asked with digests as in Template.Digest.
+func (s *Store) Collect(ctx context.Context, inUse func(digest string) bool) (freed int64, removed int, err error) {
+	w, err := s.newWork(ctx)
+	if err != nil {
+		return 0, 0, s.blame("collect garbage", err)
+	}
+	freed, removed, err = s.collectInto(ctx, w, inUse)
+	if rmErr := w.remove(); err == nil {
+		err = rmErr
+	}
+	return freed, removed, s.blame("collect garbage", err)
+}
+
+// collectInto moves the garbage into w under the lock, so that deleting it holds nobody up.
+func (s *Store) collectInto(ctx context.Context, w work, inUse func(digest string) bool) (freed int64, removed int, err error) {
+	l, err := s.hold(ctx, unix.LOCK_EX)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer l.release()
+	if freed, removed, err = s.sweep(); err != nil {
+		return freed, removed, err
+	}
+	keep, err := s.named()
+	if err != nil {
+		return freed, removed, err
+	}
+	for _, part := range []string{blobsDir, treesDir} {
+		entries, err := os.ReadDir(filepath.Join(s.dir, part))
+		if err != nil {
+			return freed, removed, err
+		}
+		for _, e := range entries {
+			if err := ctx.Err(); err != nil {
+				return freed, removed, err
+			}
+			hex := e.Name()[:strings.IndexAny(e.Name()+".", ".-")]
+			path := filepath.Join(s.dir, part, e.Name())
+			if keep[hex] || inUse("sha256:"+hex) || s.handedOut(path) {
+				continue
+			}
+			size := diskUse(path)
+			if err := os.Rename(path, w.path(part+"-"+e.Name())); err != nil {
+				return freed, removed, err
+			}
+			freed, removed = freed+size, removed+1
+		}
+	}
+	return freed, removed, nil
+}
+
+// named returns the digests that templates name.
+func (s *Store) named() (map[string]bool, error) {
+	all, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	keep := map[string]bool{}
+	for _, t := range all {
+		keep[hexOf(t.Digest)] = true
+	}
+	return keep, nil
+}
+
+func (s *Store) handedOut(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && s.now().Sub(info.ModTime()) < grace
+}

@@ -37,7 +37,7 @@ test-short: build ## the fast loop: no hammers, no bombs of full size
 	FIREBREAK_BIN=$(CURDIR)/bin/firebreak $(GO) test -short ./...
 
 bench: tools build ## measure against the peers and write BENCH.md
-	$(GO) run ./cmd/firebreak-bench -firebreak bin/firebreak -out BENCH.md
+	$(GO) run ./internal/bench -firebreak bin/firebreak -out BENCH.md
 
 generate: ## regenerate the protocol code (needs protoc)
 	$(GO) generate ./...

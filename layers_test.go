@@ -21,12 +21,12 @@ const module = "github.com/firebreak-dev/firebreak"
 // layers is the table of the architecture, top first: a package imports only from layers below its own. The drawing in
 // ARCHITECTURE.md is this text.
 const layers = `
-7  cmd/firebreak  cmd/firebreak-agent  cmd/firebreak-bench
+7  cmd/firebreak  cmd/firebreak-agent  internal/bench
 6  internal/rpc  internal/cli  client
 5  internal/manager
-4  internal/driver/all  internal/bench
+4  internal/driver/all
 3  internal/driver/fake  internal/driver/process  internal/driver/container  internal/driver/gvisor  internal/driver/drivertest
-2  internal/driver/oci  internal/guest  internal/agent  internal/agentbin  internal/image  internal/store
+2  internal/driver/oci  internal/guest  internal/agent  internal/agentbin  internal/image  internal/image/erofs  internal/image/rootfs  internal/store
 1  internal/driver  internal/lifecycle  internal/api  internal/api/process  internal/api/process/processconnect  internal/api/filesystem  internal/api/filesystem/filesystemconnect  internal/api/firebreak/v1  internal/api/firebreak/v1/firebreakv1connect
 0  .
 `
@@ -36,7 +36,9 @@ var sameLayer = map[string][]string{
 	"internal/api/process/processconnect":          {"internal/api/process"},
 	"internal/api/filesystem/filesystemconnect":    {"internal/api/filesystem"},
 	"internal/api/firebreak/v1/firebreakv1connect": {"internal/api/firebreak/v1"},
-	"internal/cli":                                 {"client"},
+	"internal/cli":          {"client"},
+	"internal/image":        {"internal/image/erofs", "internal/image/rootfs"},
+	"internal/image/rootfs": {"internal/image/erofs"},
 }
 
 // agentModules is all that may be linked into the agent, because it is copied into every sandbox and must stay small.

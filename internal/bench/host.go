@@ -1,0 +1,69 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// pidsOf returns the host processes that belong to a sandbox: its id is in their cgroup, command line or environment.
+func pidsOf(id string) []string {
+	var pids []string
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		if _, err := strconv.Atoi(e.Name()); err != nil || e.Name() == strconv.Itoa(os.Getpid()) {
+			continue
+		}
+		for _, file := range []string{"cgroup", "cmdline", "environ"} {
+			text, err := os.ReadFile(filepath.Join("/proc", e.Name(), file))
+			if err == nil && bytes.Contains(text, []byte(id)) {
+				pids = append(pids, e.Name())
+				break
+			}
+		}
+	}
+	return pids
+}
+
+// pss sums the proportional set size of all processes of a sandbox, in bytes.
+func pss(id string) int64 {
+	var sum int64
+	for _, pid := range pidsOf(id) {
+		f, err := os.Open(filepath.Join("/proc", pid, "smaps_rollup"))
+		if err != nil {
+			continue // it ended
+		}
+		for scan := bufio.NewScanner(f); scan.Scan(); {
+			if fields := strings.Fields(scan.Text()); len(fields) == 3 && fields[0] == "Pss:" {
+				kib, _ := strconv.ParseInt(fields[1], 10, 64)
+				sum += kib << 10
+			}
+		}
+		f.Close()
+	}
+	return sum
+}
+
+// leftovers lists processes, mounts and cgroups whose name holds prefix.
+func leftovers(prefix string) []string {
+	var left []string
+	for _, pid := range pidsOf(prefix) {
+		left = append(left, "process "+pid)
+	}
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, prefix) {
+			left = append(left, "mount "+strings.TrimSpace(line))
+		}
+	}
+	filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.Contains(d.Name(), prefix) {
+			left = append(left, "cgroup "+path)
+		}
+		return nil
+	})
+	return left
+}

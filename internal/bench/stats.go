@@ -1,0 +1,41 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// sample is a set of durations of the same thing.
+type sample []time.Duration
+
+// quantile returns the q-th quantile, 0 <= q <= 1; zero of an empty sample.
+func (s sample) quantile(q float64) time.Duration {
+	if len(s) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(s))
+	return sorted[int(q*float64(len(sorted)-1)+0.5)]
+}
+
+func (s sample) median() time.Duration { return s.quantile(0.5) }
+
+// ratio returns the median over rounds of a/b, which holds still when the machine's speed drifts.
+func ratio(a, b sample) float64 {
+	var ratios []float64
+	for i := range min(len(a), len(b)) {
+		if b[i] > 0 {
+			ratios = append(ratios, float64(a[i])/float64(b[i]))
+		}
+	}
+	if len(ratios) == 0 {
+		return 0
+	}
+	slices.Sort(ratios)
+	return ratios[len(ratios)/2]
+}
+
+// milliseconds prints d the way the report wants it.
+func milliseconds(d time.Duration) string {
+	return fmt.Sprintf("%.2f", float64(d)/float64(time.Millisecond))
+}

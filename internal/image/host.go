@@ -25,11 +25,9 @@ const hostVersion = "1"
 
 // hostConfig are the parts of the host's /etc that programs in /usr need and that are public by their nature. They are
 // copied, not mounted: every mount costs each sandbox time, and a copy takes only what everybody may read.
-func hostConfig() *regexp.Regexp {
-	return regexp.MustCompile(`^(alternatives|ssl|pki|ld\.so\.cache|ld\.so\.conf|ld\.so\.conf\.d|localtime|timezone` +
-		`|mime\.types|os-release|[a-z]+[-_](version|release)|services|protocols|rpc|gai\.conf|host\.conf|inputrc` +
-		`|bash\.bashrc|terminfo|fonts|locale\.alias|locale\.conf|magic|magic\.mime|python3(\.[0-9]+)?|perl|java-.*)$`)
-}
+var hostConfig = regexp.MustCompile(`^(alternatives|ssl|pki|ld\.so\.cache|ld\.so\.conf|ld\.so\.conf\.d|localtime|timezone` +
+	`|mime\.types|os-release|[a-z]+[-_](version|release)|services|protocols|rpc|gai\.conf|host\.conf|inputrc` +
+	`|bash\.bashrc|terminfo|fonts|locale\.alias|locale\.conf|magic|magic\.mime|python3(\.[0-9]+)?|perl|java-.*)$`)
 
 // hostPublic says which directories of hostConfig are taken only in part.
 func hostPublic() map[string][]string {
@@ -44,19 +42,15 @@ type hostPlan struct {
 	links  map[string]string // /bin -> usr/bin
 	binds  []driver.Mount
 	config []string // paths under /etc
-	key    string   // the digest of all this, of the state of those files, and of this boot
+	key    string   // the digest of all this, and of the state of those files
 }
 
-// planHost looks at the host. It runs for every sandbox, so it does little: the tree itself is made once per key.
+// planHost looks at the host. It runs for every sandbox, so it does little: the tree itself is made once per key. That
+// a file was edited within a copied directory shows at the next boot, or once the directory itself changes.
 func (s *Store) planHost() (hostPlan, error) {
 	p := hostPlan{links: map[string]string{}}
 	sum := sha256.New()
-	// A tree is written without waiting for the disk; after a power cut it may have holes, so it serves for one boot.
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return p, err
-	}
-	fmt.Fprintf(sum, "%s %s %s\n", hostVersion, boot, s.owners())
+	fmt.Fprintln(sum, hostVersion)
 	for _, name := range []string{"bin", "lib", "lib32", "lib64", "libx32", "sbin", "usr"} {
 		info, err := os.Lstat(filepath.Join(s.host, name))
 		switch {
@@ -77,6 +71,7 @@ func (s *Store) planHost() (hostPlan, error) {
 			}
 		}
 	}
+	var err error
 	if p.config, err = s.publicConfig(); err != nil {
 		return p, err
 	}
@@ -113,10 +108,10 @@ func (s *Store) publicConfig() ([]string, error) {
 		return nil, err
 	}
 	slices.Sort(names)
-	wanted, parts := hostConfig(), hostPublic()
+	parts := hostPublic()
 	var paths []string
 	for _, name := range names {
-		if !wanted.MatchString(name) {
+		if !hostConfig.MatchString(name) {
 			continue
 		}
 		if parts[name] == nil {
@@ -146,7 +141,7 @@ func (s *Store) hostRoot(ctx context.Context, forms []driver.Form) (driver.Root,
 	if err != nil {
 		return driver.Root{}, s.blameSource("look at the host", err)
 	}
-	path, err := s.tree(ctx, p.key, false, func() (*erofs.Node, func() error, error) {
+	path, err := s.tree(ctx, p.key, func() (*erofs.Node, func() error, error) {
 		root, err := s.hostTree(ctx, p)
 		return root, func() error { return nil }, err
 	})
@@ -179,7 +174,7 @@ func (s *Store) hostTree(ctx context.Context, p hostPlan) (*erofs.Node, error) {
 			return nil, fmt.Errorf("copy /%s: %w", path, err)
 		}
 	}
-	for _, f := range hostFiles() {
+	for _, f := range s.hostFiles() {
 		if err := t.WriteFile(f.path, []byte(f.text), 0o644); err != nil {
 			return nil, err
 		}
@@ -193,9 +188,9 @@ func (s *Store) hostTree(ctx context.Context, p hostPlan) (*erofs.Node, error) {
 
 type textFile struct{ path, text string }
 
-func hostFiles() []textFile {
+func (s *Store) hostFiles() []textFile {
 	shell := "/bin/sh"
-	if _, err := os.Stat("/bin/bash"); err == nil {
+	if _, err := os.Stat(filepath.Join(s.host, "bin/bash")); err == nil {
 		shell = "/bin/bash"
 	}
 	return []textFile{
@@ -247,16 +242,13 @@ func (c *configCopy) add(path string, depth int) error {
 	return nil
 }
 
-// addLink keeps links into what the sandbox sees too, and copies what other links lead to.
+// addLink keeps links into /usr and to neighbours; the sandbox does not see what others lead to.
 func (c *configCopy) addLink(path, full string) error {
 	target, err := os.Readlink(full)
 	if err != nil {
 		return err
 	}
 	if inUsr(filepath.Dir("/"+path), target) || !filepath.IsAbs(target) && !strings.Contains(target, "/") {
-		return c.tree.Symlink(target, "/"+path)
-	}
-	if abs := target; filepath.IsAbs(abs) && strings.HasPrefix(filepath.Clean(abs), "/etc/alternatives/") {
 		return c.tree.Symlink(target, "/"+path)
 	}
 	return nil
@@ -271,6 +263,9 @@ func (c *configCopy) addDir(path, full string, depth int) error {
 		return err
 	}
 	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".gz") {
+			continue // alternatives of manual pages, by the hundred
+		}
 		if err := c.add(filepath.Join(path, e.Name()), depth+1); err != nil {
 			return err
 		}

@@ -13,16 +13,14 @@ import (
 )
 
 // namePattern is that of image references: host[:port]/path:tag@digest, of which only a first word is needed.
-func namePattern() *regexp.Regexp {
-	return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+/[a-z0-9][a-z0-9._-]*)?(/[a-z0-9][a-z0-9._-]*)*` +
-		`(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?$`)
-}
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+/[a-z0-9][a-z0-9._-]*)?(/[a-z0-9][a-z0-9._-]*)*` +
+	`(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?$`)
 
 const maxName = 200
 
 // CheckName returns an error of firebreak.KindInvalid unless name can name a template.
 func CheckName(name string) error {
-	if len(name) > maxName || len(url.PathEscape(name)) > maxName+40 || !namePattern().MatchString(name) {
+	if len(name) > maxName || len(url.PathEscape(name)) > maxName+40 || !namePattern.MatchString(name) {
 		return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "read template name",
 			Err:  fmt.Errorf("%.80q is no name for a template", name),
 			Mend: "use letters, digits and ._- as in my-template:v1, or an image reference as in ghcr.io/owner/image:tag"}

@@ -70,9 +70,6 @@ func (j *job) bootstrap(ctx context.Context, r recipe) error {
 		return &firebreak.Error{Kind: firebreak.KindHost, Err: errors.New("mmdebstrap is not installed"),
 			Mend: "apt-get install mmdebstrap, or take an image: firebreak template import python:3"}
 	}
-	if err := os.Mkdir(j.work.path("tmp"), 0o711); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, tool, "--mode="+j.mode(), "--variant=minbase", "--format=tar",

@@ -68,7 +68,7 @@ func (s *Store) directory(ctx context.Context, t Template) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return s.tree(ctx, hexOf(t.Digest)+s.owners(), true, func() (*erofs.Node, func() error, error) {
+	return s.tree(ctx, hexOf(t.Digest), func() (*erofs.Node, func() error, error) {
 		f, err := os.Open(blob)
 		if err != nil {
 			return nil, nil, err
@@ -94,15 +94,30 @@ func (s *Store) owners() string {
 // wholeUIDMap is /proc/self/uid_map outside of user namespaces.
 const wholeUIDMap = "         0          0 4294967295\n"
 
-// tree returns the path of the unpacked tree called key. It makes it by load if it is not there; synced says that it
-// must survive a power cut.
-func (s *Store) tree(ctx context.Context, key string, synced bool, load func() (*erofs.Node, func() error, error)) (string, error) {
-	final := filepath.Join(s.dir, treesDir, key)
+// boot names this boot of the host.
+func (s *Store) boot() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	return string(id[:min(len(id), 8)]), nil
+}
+
+// tree returns the path of the unpacked tree of a digest. It makes it by load if it is not there.
+//
+// A tree is written without waiting for the disk, which could take long, so a power cut may leave holes in it:
+// therefore it serves for one boot only.
+func (s *Store) tree(ctx context.Context, hex string, load func() (*erofs.Node, func() error, error)) (string, error) {
+	boot, err := s.boot()
+	if err != nil {
+		return "", err
+	}
+	final := filepath.Join(s.dir, treesDir, hex+"-"+boot+s.owners())
 	root := filepath.Join(final, "root")
 	if s.touch(final) == nil {
 		return root, nil
 	}
-	turn, err := waitLock(ctx, filepath.Join(s.dir, locksDir, "~tree-"+key[:2]), unix.LOCK_EX)
+	turn, err := waitLock(ctx, filepath.Join(s.dir, locksDir, "~tree-"+hex[:2]), unix.LOCK_EX)
 	if err != nil {
 		return "", err
 	}
@@ -119,7 +134,7 @@ func (s *Store) tree(ctx context.Context, key string, synced bool, load func() (
 			s.log.Warn("leftovers stay until the next collection", "dir", w.dir, "error", err)
 		}
 	}()
-	if err := s.unpack(ctx, w, synced, load); err != nil {
+	if err := s.unpack(ctx, w, load); err != nil {
 		return "", fmt.Errorf("unpack: %w", err)
 	}
 	l, err := s.hold(ctx, unix.LOCK_SH)
@@ -130,7 +145,7 @@ func (s *Store) tree(ctx context.Context, key string, synced bool, load func() (
 	return root, os.Rename(w.path("tree"), final)
 }
 
-func (s *Store) unpack(ctx context.Context, w work, synced bool, load func() (*erofs.Node, func() error, error)) (err error) {
+func (s *Store) unpack(ctx context.Context, w work, load func() (*erofs.Node, func() error, error)) (err error) {
 	from, done, err := load()
 	if err != nil {
 		return err
@@ -147,12 +162,5 @@ func (s *Store) unpack(ctx context.Context, w work, synced bool, load func() (*e
 	if strangers > 0 {
 		s.log.Debug("owners that this user cannot give away are left out", "files", strangers)
 	}
-	if !synced {
-		return nil
-	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
+	return nil
 }

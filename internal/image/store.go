@@ -136,32 +136,51 @@ func (s *Store) collectInto(ctx context.Context, w work, inUse func(digest strin
 	if freed, removed, err = s.sweep(); err != nil {
 		return freed, removed, err
 	}
-	keep, err := s.named()
+	names, err := s.garbage(ctx, inUse)
 	if err != nil {
 		return freed, removed, err
 	}
+	for _, name := range names {
+		path := filepath.Join(s.dir, name)
+		size := diskUse(path)
+		if err := os.Rename(path, w.path(filepath.Base(name))); err != nil {
+			return freed, removed, err
+		}
+		freed, removed = freed+size, removed+1
+	}
+	return freed, removed, nil
+}
+
+// garbage returns what nobody needs, relative to the store. The caller holds the exclusive lock.
+func (s *Store) garbage(ctx context.Context, inUse func(digest string) bool) ([]string, error) {
+	keep, err := s.named()
+	if err != nil {
+		return nil, err
+	}
+	boot, err := s.boot()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
 	for _, part := range []string{blobsDir, treesDir} {
 		entries, err := os.ReadDir(filepath.Join(s.dir, part))
 		if err != nil {
-			return freed, removed, err
+			return nil, err
 		}
 		for _, e := range entries {
 			if err := ctx.Err(); err != nil {
-				return freed, removed, err
+				return nil, err
 			}
-			hex := e.Name()[:strings.IndexAny(e.Name()+".", ".-")]
-			path := filepath.Join(s.dir, part, e.Name())
-			if keep[hex] || inUse("sha256:"+hex) || s.handedOut(path) {
+			name := filepath.Join(part, e.Name())
+			hex, rest, _ := strings.Cut(strings.TrimSuffix(e.Name(), ".erofs"), "-")
+			stale := part == treesDir && !strings.HasPrefix(rest, boot) // nothing runs from a tree of an earlier boot
+			if !stale && (keep[hex] || inUse("sha256:"+hex) || s.handedOut(filepath.Join(s.dir, name))) {
 				continue
 			}
-			size := diskUse(path)
-			if err := os.Rename(path, w.path(part+"-"+e.Name())); err != nil {
-				return freed, removed, err
-			}
-			freed, removed = freed+size, removed+1
+			names = append(names, name)
 		}
 	}
-	return freed, removed, nil
+	return names, nil
 }
 
 // named returns the digests that templates name.

@@ -76,6 +76,7 @@ func (a *app) attach(ctx context.Context, c *client.Client, id string, p program
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s := &attached{app: a, program: p, process: c.Process(id), cancel: cancel, offsets: &process.Offsets{}}
+	start := time.Now()
 	stream, err := s.process.Start(ctx, request(p.user, s.startRequest()))
 	if err != nil {
 		return result{}, s.failure(ctx, err)
@@ -85,8 +86,15 @@ func (a *app) attach(ctx context.Context, c *client.Client, id string, p program
 	if err != nil {
 		return result{}, s.failure(ctx, err)
 	}
-	return resultOf(end), nil
+	res := resultOf(end)
+	if p.timeout > 0 && res.signal == syscall.SIGKILL && time.Since(start)+timeUncertain >= p.timeout {
+		return res, errTimeLimit // the agent was first
+	}
+	return res, nil
 }
+
+// timeUncertain is how much earlier than here the agent may see a time limit: it travels in whole milliseconds.
+const timeUncertain = 5 * time.Millisecond
 
 // request adds the user of the sandbox to a message.
 func request[T any](user string, message *T) *connect.Request[T] {

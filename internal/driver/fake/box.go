@@ -100,6 +100,9 @@ func (b *box) end(exit driver.Exit) {
 
 // Dial implements driver.Sandbox.
 func (b *box) Dial(ctx context.Context) (net.Conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if b.ended() {
 		return nil, fmt.Errorf("dial sandbox %s: %w", b.id, fs.ErrNotExist)
 	}
@@ -116,6 +119,9 @@ func (b *box) Dial(ctx context.Context) (net.Conn, error) {
 
 // Wait implements driver.Sandbox.
 func (b *box) Wait(ctx context.Context) (driver.Exit, error) {
+	if err := ctx.Err(); err != nil {
+		return driver.Exit{}, err
+	}
 	select {
 	case <-b.dead:
 		b.mu.Lock()

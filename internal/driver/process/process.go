@@ -160,6 +160,10 @@ func (d *Driver) Open(ctx context.Context, spec driver.Spec) (driver.Sandbox, er
 		return nil, err
 	}
 	agent, err := d.readAgent(spec.ID)
+	if err == nil && d.ending(spec.ID) {
+		// A Destroy has begun and was perhaps interrupted: its processes are stopped, if not dead.
+		err = fmt.Errorf("it is half destroyed: %w", fs.ErrNotExist)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open sandbox %s: %w", spec.ID, err)
 	}

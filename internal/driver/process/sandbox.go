@@ -60,6 +60,9 @@ func dialAgent(ctx context.Context, dir string) (net.Conn, error) {
 
 // Wait implements driver.Sandbox.
 func (s *sandbox) Wait(ctx context.Context) (driver.Exit, error) {
+	if err := ctx.Err(); err != nil {
+		return driver.Exit{}, err
+	}
 	if s.child != nil {
 		select {
 		case <-s.child.done:

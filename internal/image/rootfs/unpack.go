@@ -170,9 +170,9 @@ func loadNode(source fs.FS, name string, links map[int64]*erofs.Node) (*erofs.No
 	if n, ok := links[st.Ino]; ok && !info.IsDir() {
 		return n, nil
 	}
-	n := &erofs.Node{Mode: uint16(info.Mode().Perm()), UID: st.UID, GID: st.GID, ModTime: int64(st.Mtime)}
+	n := &erofs.Node{Mode: uint16(st.Mode.Perm()), UID: st.UID, GID: st.GID, ModTime: int64(st.Mtime)}
 	for bit, m := range map[uint16]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
-		if info.Mode()&m != 0 {
+		if st.Mode&m != 0 {
 			n.Mode |= bit
 		}
 	}

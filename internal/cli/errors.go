@@ -115,8 +115,11 @@ func flagError(cmd *cobra.Command, err error) error {
 	mend := "see " + cmd.CommandPath() + " --help"
 	switch {
 	case errors.As(err, &value):
-		what := fmt.Errorf("--%s %q: %w", value.GetFlag().Name, value.GetValue(), value.Unwrap())
-		return invalid("", what, mendOf(value.Unwrap(), mend))
+		cause := value.Unwrap()
+		if e := new(firebreak.Error); errors.As(cause, &e) {
+			cause, mend = e.Err, e.Mend
+		}
+		return invalid("", fmt.Errorf("--%s %q: %w", value.GetFlag().Name, value.GetValue(), cause), mend)
 	case errors.As(err, &unknown):
 		if shorts := unknown.GetSpecifiedShortnames(); shorts != "" {
 			what := fmt.Errorf("unknown flag -%s", unknown.GetSpecifiedName())
@@ -151,18 +154,23 @@ func flagNames(cmd *cobra.Command) []string {
 	return names
 }
 
-func mendOf(err error, otherwise string) string {
-	var e *firebreak.Error
-	if errors.As(err, &e) && e.Mend != "" {
-		return e.Mend
+// nearCommand returns the subcommand that is meant, "" if none is near.
+func nearCommand(parent *cobra.Command, word string) string {
+	byName, names := map[string]string{}, []string{}
+	for _, c := range parent.Commands() {
+		for _, name := range append([]string{c.Name()}, c.Aliases...) {
+			if c.IsAvailableCommand() {
+				byName[name], names = c.Name(), append(names, name)
+			}
+		}
 	}
-	return otherwise
+	return byName[nearest(word, names)]
 }
 
 func unknownCommand(root *cobra.Command, args []string) error {
 	what := fmt.Errorf("unknown command %q", args[0])
-	if near := root.SuggestionsFor(args[0]); len(near) > 0 {
-		return invalid("", what, "did you mean "+root.Name()+" "+near[0]+"?")
+	if near := nearCommand(root, args[0]); near != "" {
+		return invalid("", what, "did you mean "+root.Name()+" "+near+"?")
 	}
 	if _, err := os.Stat(args[0]); err == nil {
 		return invalid("", what, "to run that file: "+root.Name()+" run "+strings.Join(args, " "))
@@ -172,6 +180,9 @@ func unknownCommand(root *cobra.Command, args []string) error {
 
 // nearest returns the candidate that differs least from word, "" if none is near.
 func nearest(word string, candidates []string) string {
+	if len(word) > 64 {
+		return "" // nobody's typing
+	}
 	best, bound := "", 1+len(word)/3
 	for _, c := range candidates {
 		if d := distance(word, c, bound); d <= bound {
@@ -181,26 +192,31 @@ func nearest(word string, candidates []string) string {
 	return best
 }
 
-// distance is the number of letters to insert, remove or change to get from a to b (Levenshtein); over bound, any number
-// over bound.
+// distance is the number of letters to insert, remove, change or swap to get from a to b; over bound, any number over
+// bound.
 func distance(a, b string, bound int) int {
 	if diff := len(a) - len(b); diff > bound || -diff > bound {
 		return bound + 1
 	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost = 1 + min(diagonal, row[j], row[j+1])
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			change := rows[i-1][j-1]
+			if a[i-1] != b[j-1] {
+				change++
 			}
-			diagonal, row[j+1] = row[j+1], cost
+			rows[i][j] = min(change, rows[i-1][j]+1, rows[i][j-1]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
 		}
 	}
-	return row[len(b)]
+	return rows[len(a)][len(b)]
 }

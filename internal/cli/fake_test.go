@@ -51,6 +51,7 @@ type server struct {
 	all       []*proc
 	users     []string // that requests of Process came from
 
+	slow       chan struct{}                                // not nil: creating waits for it
 	breakAfter int                                          // bytes of output after which a stream breaks off, once
 	onEnd      func(sb *firebreakv1.Sandbox)                // what the record says once the stream has broken off for good
 	entries    func(dir string) []*filesystem.EntryInfo     // a hostile ListDir
@@ -100,7 +101,14 @@ func wire(kind firebreak.Kind, text, mend string) error {
 	return api.ErrorToWire(&firebreak.Error{Kind: kind, Err: errors.New(text), Mend: mend})
 }
 
-func (s *server) CreateSandbox(_ context.Context, req *connect.Request[firebreakv1.CreateSandboxRequest]) (*connect.Response[firebreakv1.CreateSandboxResponse], error) {
+func (s *server) CreateSandbox(ctx context.Context, req *connect.Request[firebreakv1.CreateSandboxRequest]) (*connect.Response[firebreakv1.CreateSandboxResponse], error) {
+	if s.slow != nil {
+		select {
+		case <-s.slow:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.created = append(s.created, req.Msg)

@@ -46,6 +46,12 @@ func (p *proc) at(i int) *process.ProcessEvent {
 	return p.events[i]
 }
 
+func (p *proc) silentAt(i int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.events) <= i
+}
+
 // copy turns what r yields into events.
 func (p *proc) copy(r io.Reader, event func(b []byte, offset uint64) *process.ProcessEvent_DataEvent) {
 	var offset uint64
@@ -160,6 +166,11 @@ func (s *server) launch(p *proc, req *process.StartRequest) (err error) {
 func (s *server) replay(ctx context.Context, p *proc, from *process.Offsets, send func(*process.ProcessEvent) error) error {
 	sent := 0
 	for i := 0; ; i++ {
+		if i > 0 && p.silentAt(i) {
+			if err := send(&process.ProcessEvent{Event: &process.ProcessEvent_Keepalive{Keepalive: &process.ProcessEvent_KeepAlive{}}}); err != nil {
+				return err
+			}
+		}
 		e := p.at(i)
 		if d := e.GetData(); d != nil {
 			d, skip := &process.ProcessEvent_DataEvent{Output: d.Output, Offset: d.Offset}, uint64(0)
@@ -219,9 +230,8 @@ func (s *server) Connect(ctx context.Context, req *connect.Request[process.Conne
 	if err := send(startEvent(uint32(p.cmd.Process.Pid))); err != nil {
 		return err
 	}
-	if req.Header().Get("Keepalive-Ping-Interval") == silence {
+	if req.Header().Get("Keepalive-Ping-Interval") != "" {
 		time.Sleep(50 * time.Millisecond) // for the program to have written something
-		p.add(&process.ProcessEvent{Event: &process.ProcessEvent_Keepalive{Keepalive: &process.ProcessEvent_KeepAlive{}}})
 	}
 	return s.replay(ctx, p, req.Msg.GetResumeFrom(), send)
 }

@@ -79,7 +79,7 @@ func (a *app) logs(ctx context.Context, c *client.Client, word string, follow bo
 	for start := time.Now(); ; {
 		event, err := from.next()
 		if err != nil {
-			return a.mainError(ctx, c, id, err)
+			return a.mainError(ctx, c, id, "logs", err)
 		}
 		switch e := event.GetEvent().(type) {
 		case *process.ProcessEvent_Data:
@@ -122,16 +122,16 @@ func (a *app) wait(ctx context.Context, c *client.Client, word string) error {
 	for {
 		event, err := from.next()
 		if err != nil {
-			return a.mainError(ctx, c, id, err)
+			return a.mainError(ctx, c, id, "wait", err)
 		}
 		if end := event.GetEnd(); end != nil {
-			return a.ended(ctx, c, id, program{}, resultOf(end), nil)
+			return a.ended(ctx, c, id, "wait", outcome{result: resultOf(end)})
 		}
 	}
 }
 
 // mainError says what an error of the stream from the main program means: of the sandbox's end, its record tells.
-func (a *app) mainError(ctx context.Context, c *client.Client, id string, err error) error {
+func (a *app) mainError(ctx context.Context, c *client.Client, id, op string, err error) error {
 	var sig *signalError
 	if errors.As(context.Cause(ctx), &sig) {
 		return sig
@@ -142,5 +142,5 @@ func (a *app) mainError(ctx context.Context, c *client.Client, id string, err er
 				Mend: "join it while it runs: firebreak logs -f"}
 		}
 	}
-	return a.ended(ctx, c, id, program{}, result{}, err)
+	return a.ended(ctx, c, id, op, outcome{err: err})
 }

@@ -122,14 +122,13 @@ func (a *app) exec(ctx context.Context, f *processFlags, flags *pflag.FlagSet, w
 		}
 		res, err := a.attach(ctx, c, id, p)
 		a.restoreTerminal()
-		return a.ended(ctx, c, id, p, res, err)
+		return a.ended(ctx, c, id, "exec", outcome{result: res, err: err, timeout: p.timeout})
 	})
 }
 
 // ended says how a program ended whose sandbox is kept.
-func (a *app) ended(ctx context.Context, c *client.Client, id string, p program, res result, err error) error {
-	o := outcome{result: res, err: err, timeout: p.timeout}
-	if kind := firebreak.KindOf(err); err != nil && (kind == firebreak.KindUnavailable || kind == firebreak.KindNotFound) {
+func (a *app) ended(ctx context.Context, c *client.Client, id, op string, o outcome) error {
+	if kind := firebreak.KindOf(o.err); o.err != nil && (kind == firebreak.KindUnavailable || kind == firebreak.KindNotFound) {
 		ctx, cancel := cleanup(ctx)
 		defer cancel()
 		l := &launch{app: a, client: c, sandbox: &firebreakv1.Sandbox{Id: id}}
@@ -140,7 +139,7 @@ func (a *app) ended(ctx context.Context, c *client.Client, id string, p program,
 	}
 	o.judge()
 	if o.text != "" {
-		a.say(red, "%s", o.text)
+		a.say(red, "%s: %s", op, o.text)
 	}
 	if o.err != nil {
 		return o.err

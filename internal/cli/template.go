@@ -130,8 +130,8 @@ func (a *app) templateCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				mend := "see firebreak template --help"
-				if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-					mend = "did you mean " + near[0] + "?"
+				if near := nearCommand(cmd, args[0]); near != "" {
+					mend = "did you mean " + near + "?"
 				}
 				return invalid("", fmt.Errorf("unknown command %q", args[0]), mend)
 			}

@@ -1,0 +1,174 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/oci"
+)
+
+// Create implements driver.Driver. The claim comes first and is what List and Destroy go by.
+func (d *Driver) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	groups, err := oci.FindCgroups()
+	if err != nil {
+		return nil, fmt.Errorf("create container: %w", err)
+	}
+	if err := check(spec, groups); err != nil {
+		return nil, err
+	}
+	t, err := d.findRuntime(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(d.cfg.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("create container: %w", err)
+	}
+	c, err := newClaim(ctx, d.claimDir(spec.ID))
+	if err != nil {
+		return nil, fmt.Errorf("create container %s: %w", spec.ID, err)
+	}
+	defer c.close()
+	sb, err := d.create(ctx, spec, t, groups, c)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, fmt.Errorf("create container %s: %w", spec.ID, errors.Join(err, d.undo(ctx, spec, c)))
+	}
+	return sb, nil
+}
+
+func (d *Driver) create(ctx context.Context, spec driver.Spec, t tool, groups *oci.Cgroups, c *claim) (driver.Sandbox, error) {
+	if err := os.Mkdir(ownDir(spec), 0o700); err != nil {
+		return nil, fmt.Errorf("use its directory: %w", err)
+	}
+	sb := &sandbox{spec: spec}
+	output, err := d.start(ctx, spec, t, groups.Caps() != 0)
+	if output != nil {
+		defer output.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if sb.rec, err = newRecord(spec); err != nil {
+		return nil, fmt.Errorf("start agent: %w: %s", err, tail(output))
+	}
+	if err := verifyLimits(spec, sb.rec, groups); err != nil {
+		return nil, err
+	}
+	if err := sb.rec.write(spec); err != nil {
+		return nil, err
+	}
+	c.unlock() // so that Destroy can end a sandbox whose agent never listens
+	if err := sb.await(ctx); err != nil {
+		return nil, fmt.Errorf("wait for agent: %w: %s", err, tail(output))
+	}
+	return sb, nil
+}
+
+// start prepares disk, ids and configuration, and has the runtime start the container.
+func (d *Driver) start(ctx context.Context, spec driver.Spec, t tool, limited bool) (output *os.File, err error) {
+	base, err := d.ranges().take(spec.ID)
+	if err != nil {
+		return nil, err
+	}
+	at, err := d.stageDir(spec, t.Path)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		side   sync.WaitGroup
+		userns *os.File
+		nsErr  error
+	)
+	side.Go(func() { userns, nsErr = userNamespace(base) })
+	if diskInFile() {
+		err = d.makeDisk(ctx, filepath.Join(ownDir(spec), diskName), spec.Limits.Disk)
+	}
+	err = errors.Join(err, writeConfig(spec, at, base))
+	side.Wait()
+	if userns != nil {
+		defer userns.Close()
+	}
+	if err = errors.Join(err, nsErr); err != nil {
+		return nil, err
+	}
+	err = inOwnMounts(func() (err error) {
+		if output, err = d.stage(spec, at, base, userns); err != nil {
+			return err
+		}
+		return d.run(ctx, t, spec, limited, output)
+	})
+	return output, err
+}
+
+// verifyLimits makes sure that the runtime has put the sandbox where its limits are set and are read.
+func verifyLimits(spec driver.Spec, rec record, groups *oci.Cgroups) error {
+	if groups.Caps() == 0 {
+		return nil
+	}
+	pids, err := groups.Open(spec.ID).Processes()
+	if err != nil {
+		return fmt.Errorf("look at cgroup: %w", err)
+	}
+	for _, pid := range pids {
+		if pid == rec.PID {
+			return nil
+		}
+	}
+	return fmt.Errorf("the runtime has not put the sandbox into its cgroup %s", cgroupPath(spec.ID))
+}
+
+// await returns when the agent takes connections.
+func (s *sandbox) await(ctx context.Context) error {
+	pidfd, err := s.rec.open()
+	if err != nil {
+		return err
+	}
+	defer pidfd.Close()
+	for {
+		var conn net.Conn
+		if conn, err = dial(ctx, pidfd); err == nil {
+			return conn.Close()
+		}
+		if !errors.Is(err, unix.ECONNREFUSED) {
+			return err
+		}
+		if exited(pidfd) {
+			return errors.New("it has ended")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(500 * time.Microsecond):
+		}
+	}
+}
+
+// undo clears what a failed Create left, also when ctx has ended. If the claim is no longer ours, a Destroy has cleared
+// it all, and another sandbox may have taken the name.
+func (d *Driver) undo(ctx context.Context, spec driver.Spec, c *claim) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
+	defer cancel()
+	err := c.lock(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return d.clear(ctx, spec)
+}

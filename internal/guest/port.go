@@ -9,80 +9,87 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/firebreak-dev/firebreak"
 )
 
-// DialPort connects to a TCP port on the sandbox's loopback. If nothing listens there, the error is of
-// firebreak.KindUnavailable.
+// DialPort opens a stream to a TCP port of the sandbox's loopback.
 func (g *Guest) DialPort(ctx context.Context, port uint16) (net.Conn, error) {
-	op := fmt.Sprintf("connect to port %d in the sandbox", port)
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
+	op := fmt.Sprintf("dial port %d of the sandbox", port)
 	conn, err := g.dial(ctx)
 	if err != nil {
-		return nil, unreachable(op, err)
+		return nil, &firebreak.Error{Kind: firebreak.KindUnavailable, Op: op, Err: err}
 	}
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	reader, err := upgrade(conn, port, g.token)
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
+	up, err := g.upgrade(ctx, conn, port)
 	if err != nil {
-		conn.Close()
-		return nil, unreachable(op, err)
+		_ = conn.Close()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, &firebreak.Error{Kind: firebreak.KindUnavailable, Op: op, Err: err}
 	}
-	return &upgraded{conn, reader}, nil
+	return up, nil
 }
 
-// upgrade asks the agent to turn conn into a connection to port, and returns the reader that holds what came after.
-func upgrade(conn io.ReadWriter, port uint16, token string) (*bufio.Reader, error) {
-	if _, err := fmt.Fprintf(conn, "POST /ports/%d HTTP/1.1\r\nHost: agent\r\n%s: %s\r\nConnection: Upgrade\r\n"+
-		"Upgrade: tcp\r\nContent-Length: 0\r\n\r\n", port, TokenHeader, token); err != nil {
+func (g *Guest) upgrade(ctx context.Context, conn net.Conn, port uint16) (net.Conn, error) {
+	_ = conn.SetDeadline(time.Now().Add(dialTimeout)) // a conn without deadlines is closed by ctx alone
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("%s/ports/%d", base, port), nil)
+	if err != nil {
 		return nil, err
 	}
-	bounded := &headerReader{conn: conn, left: maxHeader}
-	reader := bufio.NewReaderSize(bounded, 4<<10)
-	answer, err := http.ReadResponse(reader, &http.Request{Method: http.MethodPost})
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", "tcp")
+	if g.token != "" {
+		req.Header.Set(tokenHeader, g.token)
+	}
+	if err := req.Write(conn); err != nil {
+		return nil, fmt.Errorf("ask for the port: %w", err)
+	}
+	r, err := readUpgrade(conn, req)
 	if err != nil {
-		return nil, fmt.Errorf("read the agent's answer: %w", err)
+		return nil, err
 	}
-	if answer.StatusCode != http.StatusSwitchingProtocols {
-		text, _ := io.ReadAll(io.LimitReader(answer.Body, maxErrorText))
-		return nil, &answerError{answer.StatusCode, strings.TrimSpace(string(text))}
+	if !stop() {
+		return nil, ctx.Err()
 	}
-	bounded.left = -1
-	return reader, nil
+	_ = conn.SetDeadline(time.Time{})
+	return &portConn{Conn: conn, r: r}, nil
 }
 
-// headerReader ends with an error after left bytes, so that endless headers cannot fill memory; below zero it is open.
-type headerReader struct {
-	conn io.Reader
-	left int
+// readUpgrade parses the agent's answer and returns what follows it.
+func readUpgrade(conn io.Reader, req *http.Request) (io.Reader, error) {
+	limited := &io.LimitedReader{R: conn, N: maxHeader}
+	buffered := bufio.NewReaderSize(limited, 4<<10)
+	res, err := http.ReadResponse(buffered, req)
+	if err != nil {
+		return nil, fmt.Errorf("read the answer: %w", err)
+	}
+	if res.StatusCode != http.StatusSwitchingProtocols || !strings.EqualFold(res.Header.Get("Upgrade"), "tcp") {
+		defer res.Body.Close() //nolint:errcheck // the connection is closed next
+		text, _ := io.ReadAll(io.LimitReader(res.Body, maxText))
+		return nil, fmt.Errorf("the agent answered %d: %q", res.StatusCode, text)
+	}
+	rest, err := buffered.Peek(buffered.Buffered())
+	if err != nil || len(rest) == 0 {
+		return conn, err
+	}
+	return io.MultiReader(strings.NewReader(string(rest)), conn), nil
 }
 
-func (h *headerReader) Read(p []byte) (int, error) {
-	if h.left < 0 {
-		return h.conn.Read(p)
-	}
-	if h.left == 0 {
-		return 0, fmt.Errorf("more than %d bytes of headers", maxHeader)
-	}
-	n, err := h.conn.Read(p[:min(len(p), h.left)])
-	h.left -= n
-	return n, err
-}
-
-// upgraded is a connection of which the first bytes may have been read already.
-type upgraded struct {
+// portConn reads first what came along with the agent's answer.
+type portConn struct {
 	net.Conn
-	reader *bufio.Reader
+	r io.Reader
 }
 
-func (u *upgraded) Read(p []byte) (int, error) { return u.reader.Read(p) }
+func (c *portConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
-// CloseWrite ends the sending half, where the stream below can.
-func (u *upgraded) CloseWrite() error {
-	if half, ok := u.Conn.(interface{ CloseWrite() error }); ok {
+// CloseWrite half-closes where the stream below can, as it must for protocols that answer at the end of input.
+func (c *portConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
-	return nil
+	return c.Close()
 }

@@ -1,0 +1,186 @@
+package manager
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/driver"
+)
+
+// Request asks for a sandbox. Its zero value is a good one.
+type Request struct {
+	Template string // empty: host
+	Driver   string // empty: the manager's default
+	Limits   firebreak.Limits
+	Mounts   []driver.Mount
+	Envs     map[string]string
+	Timeout  time.Duration // zero: none
+	Detached bool          // it lives on when this process ends
+	Name     string
+	Command  string // what it is for, shown to people
+}
+
+const (
+	maxMounts  = 64
+	maxEnvs    = 1000
+	maxEnvSize = 1 << 20
+	maxCommand = 4 << 10
+	minMemory  = 16 << 20
+	minDisk    = 1 << 20
+	maxTimeout = 366 * 24 * time.Hour
+)
+
+func invalid(format string, args ...any) error {
+	return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "create sandbox", Err: fmt.Errorf(format, args...)}
+}
+
+// check refuses what is wrong with r itself, on any host.
+func (r Request) check() error {
+	l := r.Limits
+	switch {
+	case r.Name != "" && !regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`).MatchString(r.Name):
+		return invalid("the name %q is not 1 to 63 of letters, digits, '_', '.' and '-', with a letter or digit first", r.Name)
+	case r.Timeout < 0 || r.Timeout > maxTimeout:
+		return invalid("a timeout of %s is not between 0 and %s", r.Timeout, maxTimeout)
+	case math.IsNaN(l.CPUs) || l.CPUs < 0 || l.CPUs > 0 && l.CPUs < 0.01 || l.CPUs > 1<<16:
+		return invalid("%g processors are not between 0.01 and %d", l.CPUs, 1<<16)
+	case l.Memory < 0 || l.Memory > 0 && l.Memory < minMemory:
+		return invalid("a memory limit of %d bytes is below the least, %d", l.Memory, minMemory)
+	case l.Disk < 0 || l.Disk > 0 && l.Disk < minDisk:
+		return invalid("a disk limit of %d bytes is below the least, %d", l.Disk, minDisk)
+	case l.PIDs < 0 || l.PIDs > 1<<22:
+		return invalid("a limit of %d processes is not between 1 and %d", l.PIDs, 1<<22)
+	case len(r.Command) > maxCommand:
+		return invalid("the command is longer than %d bytes", maxCommand)
+	case len(r.Mounts) > maxMounts:
+		return invalid("%d mounts are more than %d", len(r.Mounts), maxMounts)
+	}
+	return checkEnvs(r.Envs)
+}
+
+func checkEnvs(envs map[string]string) error {
+	size := 0
+	for k, v := range envs {
+		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(v, "\x00") {
+			return invalid("%q is no name or has no value for an environment variable", k)
+		}
+		size += len(k) + len(v) + 2
+	}
+	if len(envs) > maxEnvs || size > maxEnvSize {
+		return invalid("%d environment variables of %d bytes are more than %d of %d", len(envs), size, maxEnvs, maxEnvSize)
+	}
+	return nil
+}
+
+// checkMounts resolves the sources of mounts, sorts them so that none hides one below it, and returns warnings too.
+func checkMounts(mounts []driver.Mount, stateDir string) ([]driver.Mount, []string, error) {
+	var checked []driver.Mount
+	var warnings []string
+	for _, mt := range mounts {
+		source, err := checkSource(mt.Source, stateDir)
+		if err != nil {
+			return nil, nil, err
+		}
+		target := filepath.Clean(mt.Target)
+		if err := checkTarget(target); err != nil {
+			return nil, nil, err
+		}
+		if slices.ContainsFunc(checked, func(o driver.Mount) bool { return o.Target == target }) {
+			return nil, nil, invalid("two mounts go to %s", target)
+		}
+		if inside(stateDir, source) {
+			warnings = append(warnings, fmt.Sprintf("%s is mounted and holds firebreak's own state, with the keys to other sandboxes", source))
+		}
+		checked = append(checked, driver.Mount{Source: source, Target: target, ReadOnly: mt.ReadOnly})
+	}
+	slices.SortStableFunc(checked, func(a, b driver.Mount) int { return strings.Compare(a.Target, b.Target) })
+	return checked, warnings, nil
+}
+
+func checkSource(source, stateDir string) (string, error) {
+	if !filepath.IsAbs(source) {
+		return "", invalid("the mount source %q is not an absolute path", source)
+	}
+	path, err := filepath.EvalSymlinks(source)
+	if err != nil {
+		return "", &firebreak.Error{Kind: firebreak.KindInvalid, Op: "create sandbox", Err: fmt.Errorf("mount source: %w", err),
+			Mend: "make it first: firebreak never makes a file or directory of the host for a mount"}
+	}
+	fi, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return "", invalid("mount source: %w", err)
+	case !fi.IsDir() && !fi.Mode().IsRegular():
+		return "", invalid("the mount source %s is neither a directory nor a file: a socket or device of the host is a way out of the sandbox", path)
+	case inside(path, stateDir):
+		return "", &firebreak.Error{Kind: firebreak.KindDenied, Op: "create sandbox",
+			Err: fmt.Errorf("the mount source %s is firebreak's own state", path), Mend: "mount something else"}
+	}
+	return path, nil
+}
+
+func checkTarget(target string) error {
+	if !filepath.IsAbs(target) || target == "/" || strings.Contains(target, "\x00") {
+		return invalid("the mount target %q is not an absolute path below /", target)
+	}
+	for _, kept := range []string{"/proc", "/sys", "/dev"} {
+		if inside(target, kept) {
+			return invalid("the mount target %s would cover the sandbox's own %s", target, kept)
+		}
+	}
+	return nil
+}
+
+// inside reports whether path is dir or lies below it.
+func inside(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+}
+
+// limits completes what was asked for with the defaults that the driver can enforce, and refuses what it cannot.
+func limits(asked firebreak.Limits, info driver.Info) (firebreak.Limits, error) {
+	missing := driver.Missing(info.Caps, driver.Spec{Limits: asked}.Needs())
+	if missing != 0 {
+		return asked, cannotLimit(info, missing)
+	}
+	if asked.CPUs == 0 && info.Caps.Has(driver.CapLimitCPU) {
+		asked.CPUs = float64(min(2, runtime.NumCPU()))
+	}
+	if asked.Memory == 0 && info.Caps.Has(driver.CapLimitMemory) {
+		asked.Memory = 1 << 30
+	}
+	if asked.Disk == 0 && info.Caps.Has(driver.CapLimitDisk) {
+		asked.Disk = 2 << 30
+	}
+	if asked.PIDs == 0 && info.Caps.Has(driver.CapLimitPIDs) {
+		asked.PIDs = 512
+	}
+	return asked, nil
+}
+
+func cannotLimit(info driver.Info, missing driver.Caps) error {
+	var what []string
+	for _, name := range missing.Names() {
+		what = append(what, strings.TrimPrefix(name, "limit-"))
+	}
+	e := &firebreak.Error{Kind: firebreak.KindUnsupported, Op: "create sandbox",
+		Err:  fmt.Errorf("%s cannot limit %s on this host", info.Name, strings.Join(what, ", ")),
+		Mend: "leave the limit out, or use another driver"}
+	if len(info.Warnings) > 0 { // they say what the host lacks
+		w := info.Warnings[0]
+		e.Kind, e.Err = firebreak.KindHost, errors.New(e.Err.Error()+": "+w.Text)
+		if w.Mend != "" {
+			e.Mend = w.Mend + "; or leave the limit out"
+		}
+	}
+	return e
+}

@@ -1,0 +1,247 @@
+package manager
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/guest"
+	"github.com/firebreak-dev/firebreak/internal/image"
+	"github.com/firebreak-dev/firebreak/internal/lifecycle"
+	"github.com/firebreak-dev/firebreak/internal/store"
+)
+
+// Timings say where the time of a create went.
+type Timings struct {
+	Image  time.Duration // to find the template's root
+	Create time.Duration // for the driver to isolate something
+	Agent  time.Duration // for the agent in it to answer
+}
+
+// plan is all that is known of a sandbox before anything is made.
+type plan struct {
+	driver   driver.Driver
+	template image.Template
+	record   store.Record
+	request  Request
+}
+
+// Create makes a sandbox whose agent answers, or leaves nothing behind.
+func (m *Manager) Create(ctx context.Context, req Request) (store.Record, Timings, error) {
+	ctx, done, err := m.begin(ctx)
+	if err != nil {
+		return store.Record{}, Timings{}, err
+	}
+	defer done()
+	ctx, cancel := context.WithTimeoutCause(ctx, createTimeout, fmt.Errorf("not done after %s", createTimeout))
+	defer cancel()
+	var t Timings
+	p, err := m.plan(ctx, req, &t)
+	if err != nil {
+		return store.Record{}, t, err
+	}
+	rec, err := m.make(ctx, p, &t)
+	if err != nil {
+		return store.Record{}, t, createError(ctx, err)
+	}
+	return rec, t, nil
+}
+
+func createError(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = fmt.Errorf("%w: %w", ctx.Err(), context.Cause(ctx))
+	}
+	if e := new(firebreak.Error); errors.As(err, &e) {
+		return err
+	}
+	e := &firebreak.Error{Kind: firebreak.KindOf(err), Op: "create sandbox", Err: err}
+	if noSpace(err) {
+		e.Kind, e.Mend = firebreak.KindExhausted, "free space on the disk of the state directory, or use another one (--state-dir or FIREBREAK_STATE_DIR)"
+	}
+	return e
+}
+
+func noSpace(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
+// plan checks the request against the driver and the template, and makes nothing.
+func (m *Manager) plan(ctx context.Context, req Request, t *Timings) (plan, error) {
+	p := plan{request: req}
+	if err := req.check(); err != nil {
+		return p, err
+	}
+	name := req.Driver
+	if name == "" {
+		name = m.cfg.Default
+	}
+	var err error
+	if p.driver, err = m.cfg.Drivers.Maker(ctx, name); err != nil {
+		return p, m.driverError(name, err)
+	}
+	info, err := m.info(ctx, name, p.driver)
+	if err != nil {
+		return p, err
+	}
+	spec := driver.Spec{Network: driver.NetworkNone}
+	if spec.Limits, err = limits(req.Limits, info); err != nil {
+		return p, err
+	}
+	mounts, warnings, err := checkMounts(req.Mounts, m.cfg.StateDir)
+	if err != nil {
+		return p, err
+	}
+	spec.Mounts = mounts
+	if missing := driver.Missing(info.Caps, spec.Needs()); missing != 0 {
+		return p, &firebreak.Error{Kind: firebreak.KindUnsupported, Op: "create sandbox",
+			Err: fmt.Errorf("%s has no %s on this host", name, strings.Join(missing.Names(), ", "))}
+	}
+	if spec.Root, err = m.root(ctx, &p, info, t); err != nil {
+		return p, err
+	}
+	p.record = m.record(req, name, info, p.template, spec)
+	p.record.Warnings = append(warningsOf(info), warnings...)
+	return p, nil
+}
+
+func (m *Manager) root(ctx context.Context, p *plan, info driver.Info, t *Timings) (driver.Root, error) {
+	start := time.Now()
+	defer func() { t.Image = time.Since(start) }()
+	name := p.request.Template
+	if name == "" {
+		name = "host"
+	}
+	var err error
+	if p.template, err = m.cfg.Images.Get(name); err != nil {
+		return driver.Root{}, err
+	}
+	return m.cfg.Images.Root(ctx, name, info.Forms)
+}
+
+func (m *Manager) record(req Request, name string, info driver.Info, tpl image.Template, spec driver.Spec) store.Record {
+	token := make([]byte, 32)
+	rand.Read(token)                                             // never fails
+	spec.ID = driver.ID(strings.ToLower("f" + rand.Text()[:15])) // 75 random bits, a letter first
+	spec.Dir = m.dir(spec.ID)
+	return store.Record{
+		ID: spec.ID, Name: req.Name, Owner: m.owner.name, State: firebreak.StateCreating, Detached: req.Detached,
+		Driver: name, Boundary: info.Boundary, Template: tpl.Name, Digest: tpl.Digest, Command: req.Command,
+		Spec: spec, Token: hex.EncodeToString(token), Created: time.Now().UTC(),
+	}
+}
+
+func warningsOf(info driver.Info) []string {
+	var all []string
+	if info.Boundary == firebreak.BoundaryNone {
+		all = append(all, "nothing isolates this sandbox: its code can do all that you can do on this host")
+	}
+	for _, w := range info.Warnings {
+		all = append(all, w.Text)
+	}
+	return all
+}
+
+// make is the crash order: save the record, make the directory, the sandbox, its agent's configuration, save the state.
+// What is done is undone from the last to the first; where that fails, the record stays, and with it the next
+// process's task.
+func (m *Manager) make(ctx context.Context, p plan, t *Timings) (_ store.Record, err error) {
+	var undo undoList
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, undo.run(ctx))
+		}
+	}()
+	rec := p.record
+	if err := m.cfg.Store.Insert(ctx, rec); err != nil {
+		return rec, err
+	}
+	undo.add(func(ctx context.Context) error { return m.cfg.Store.Delete(ctx, rec.ID) })
+	m.step("saved")
+	if err := os.Mkdir(rec.Spec.Dir, 0o700); err != nil {
+		return rec, err
+	}
+	undo.add(func(context.Context) error { return removeDir(rec.Spec.Dir) })
+	m.step("directory")
+	start := time.Now()
+	sb, err := p.driver.Create(ctx, rec.Spec)
+	if err != nil {
+		return rec, m.diagnose(ctx, rec.Driver, p.driver, err)
+	}
+	t.Create = time.Since(start)
+	undo.add(func(ctx context.Context) error { return p.driver.Destroy(ctx, rec.Spec) })
+	m.step("created")
+	if p.request.Timeout > 0 {
+		rec.Deadline = time.Now().Add(p.request.Timeout).UTC()
+	}
+	start = time.Now()
+	g := guest.New(sb.Dial, rec.Token)
+	undo.add(func(context.Context) error { g.Close(); return nil })
+	if err := m.configure(ctx, g, p, rec.Deadline); err != nil {
+		return rec, err
+	}
+	t.Agent = time.Since(start)
+	m.step("answered")
+	rec, err = m.cfg.Store.Update(ctx, rec.ID, func(r *store.Record) (err error) {
+		r.Deadline = rec.Deadline
+		r.State, err = lifecycle.Next(r.State, lifecycle.EventAnswered)
+		return err
+	})
+	if err != nil {
+		return rec, err
+	}
+	m.step("running")
+	m.keep(rec, sb, g)
+	return rec, nil
+}
+
+func (m *Manager) configure(ctx context.Context, g *guest.Guest, p plan, deadline time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	envs := maps.Clone(p.template.Envs)
+	if envs == nil {
+		envs = map[string]string{}
+	}
+	maps.Copy(envs, p.request.Envs)
+	cfg := guest.Config{Envs: envs, User: p.template.User, Workdir: p.template.Workdir, Deadline: deadline}
+	if err := g.Init(ctx, cfg); err != nil {
+		return fmt.Errorf("configure agent: %w", err)
+	}
+	return nil
+}
+
+// undoList holds what undoes the steps taken so far.
+type undoList []func(context.Context) error
+
+func (u *undoList) add(f func(context.Context) error) { *u = append(*u, f) }
+
+// run undoes, the last first, until something cannot be undone. It goes on although ctx is done.
+func (u undoList) run(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
+	defer cancel()
+	for _, f := range slices.Backward(u) {
+		if err := f(ctx); err != nil {
+			return fmt.Errorf("clean up: %w", err)
+		}
+	}
+	return nil
+}
+
+// removeDir removes a sandbox's directory, unless something is mounted in it: that would be removed with it.
+func removeDir(dir string) error {
+	if err := noMounts(dir); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the sandbox's directory: %w", err)
+	}
+	return nil
+}

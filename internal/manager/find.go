@@ -1,0 +1,174 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/guest"
+	"github.com/firebreak-dev/firebreak/internal/lifecycle"
+	"github.com/firebreak-dev/firebreak/internal/store"
+)
+
+// Get returns the sandbox that ref, an ID, a name or the beginning of an ID, means, and in it what it has used so far.
+func (m *Manager) Get(ctx context.Context, ref string) (store.Record, error) {
+	ctx, done, err := m.begin(ctx)
+	if err != nil {
+		return store.Record{}, err
+	}
+	defer done()
+	rec, err := m.cfg.Store.Find(ctx, ref)
+	if err != nil || rec.State != firebreak.StateRunning {
+		return rec, err
+	}
+	b, err := m.attach(ctx, rec)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m.lost(ctx, rec)
+	}
+	if err == nil {
+		rec.Usage = readUsage(ctx, b.sb)
+	}
+	return rec, nil
+}
+
+// lost ends the record of what is not there any more.
+func (m *Manager) lost(ctx context.Context, rec store.Record) (store.Record, error) {
+	exit := driver.Exit{Reason: firebreak.EndLost, Code: -1, Detail: "it was gone when firebreak looked"}
+	event := lifecycle.EventLost
+	if overdue(rec, time.Now()) {
+		event, exit = lifecycle.EventExpired, expired(rec)
+	}
+	return m.end(ctx, rec, event, exit, nil)
+}
+
+// List returns all sandboxes, the oldest first, those that ended too. It waits until what earlier processes left has
+// been seen to, so that it shows what there is.
+func (m *Manager) List(ctx context.Context) ([]store.Record, error) {
+	ctx, done, err := m.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	select {
+	case <-m.recovered:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return m.cfg.Store.List(ctx)
+}
+
+// pollInterval is how often Wait looks at a sandbox that another process is making or ending.
+const pollInterval = 50 * time.Millisecond
+
+// Wait blocks until the sandbox has ended, and returns the last that was known of it.
+func (m *Manager) Wait(ctx context.Context, ref string) (store.Record, error) {
+	ctx, done, err := m.begin(ctx)
+	if err != nil {
+		return store.Record{}, err
+	}
+	defer done()
+	rec, err := m.cfg.Store.Find(ctx, ref)
+	if err != nil {
+		return rec, err
+	}
+	for rec.State != firebreak.StateEnded {
+		if err := m.waitOnce(ctx, rec); err != nil {
+			return rec, err
+		}
+		next, err := m.cfg.Store.Find(ctx, string(rec.ID))
+		if errors.Is(err, fs.ErrNotExist) {
+			rec.State = firebreak.StateEnded
+			if rec.Exit.Reason == "" {
+				rec.Exit = driver.Exit{Reason: firebreak.EndDestroyed, Code: -1}
+			}
+			return rec, nil
+		}
+		if err != nil {
+			return rec, err
+		}
+		rec = next
+	}
+	return rec, nil
+}
+
+// waitOnce waits for the end of a running sandbox, or a moment for that of another process's doing.
+func (m *Manager) waitOnce(ctx context.Context, rec store.Record) error {
+	b, err := m.attach(ctx, rec)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := m.lost(ctx, rec); err != nil {
+			return err
+		}
+	}
+	ended, again := (<-chan struct{})(nil), time.After(pollInterval)
+	if err == nil {
+		ended, again = b.done, nil
+	}
+	select {
+	case <-ended:
+		return m.ctx.Err() // a watch that Close ended saw no end
+	case <-again:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Delete ends a sandbox, whoever made it, and forgets it. It returns what was last known of it: what it used, and why it
+// ended if it did so before.
+func (m *Manager) Delete(ctx context.Context, ref string) (store.Record, error) {
+	ctx, done, err := m.begin(ctx)
+	if err != nil {
+		return store.Record{}, err
+	}
+	defer done()
+	rec, err := m.cfg.Store.Find(ctx, ref)
+	if err != nil {
+		return rec, err
+	}
+	var sb driver.Sandbox
+	if b, err := m.attach(ctx, rec); err == nil {
+		sb = b.sb // for its usage; without a handle there is none to tell
+	}
+	// The caller may go away: half an end is none.
+	return m.end(context.WithoutCancel(ctx), rec, lifecycle.EventDeleted, driver.Exit{Reason: firebreak.EndDestroyed, Code: -1}, sb)
+}
+
+// Guest returns the host's end of the talk with a running sandbox's agent. fs.ErrNotExist if there is no such sandbox,
+// or it has ended.
+func (m *Manager) Guest(ctx context.Context, ref string) (*guest.Guest, error) {
+	if b := m.box(driver.ID(ref)); b != nil {
+		return b.guest, nil
+	}
+	ctx, done, err := m.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	rec, err := m.cfg.Store.Find(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	b, err := m.attach(ctx, rec)
+	if err != nil {
+		return nil, err
+	}
+	return b.guest, nil
+}
+
+// Digests returns the digests of the images that sandboxes start from: what must not be collected as garbage.
+func (m *Manager) Digests(ctx context.Context) (map[string]bool, error) {
+	all, err := m.cfg.Store.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	used := map[string]bool{}
+	for _, r := range all {
+		if r.State != firebreak.StateEnded {
+			used[r.Digest] = true
+		}
+	}
+	return used, nil
+}

@@ -1,0 +1,589 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/fake"
+	"github.com/firebreak-dev/firebreak/internal/image"
+	"github.com/firebreak-dev/firebreak/internal/store"
+)
+
+// images has one template.
+type images struct{}
+
+func (images) Get(name string) (image.Template, error) {
+	if name != "host" {
+		return image.Template{}, fmt.Errorf("template %q: %w", name, fs.ErrNotExist)
+	}
+	return image.Template{Name: "host", Digest: "sha256:1", User: "user", Workdir: "/home/user"}, nil
+}
+
+func (images) Root(context.Context, string, []driver.Form) (driver.Root, error) {
+	return driver.Root{Form: driver.FormDirectory, Path: "/"}, nil
+}
+
+// drivers is a set of drivers that are there already.
+type drivers map[string]driver.Driver
+
+func (d drivers) Names() []string {
+	var names []string
+	for name := range d {
+		names = append(names, name)
+	}
+	return names
+}
+
+func (d drivers) Keeper(name string) (driver.Driver, error) {
+	if found, ok := d[name]; ok {
+		return found, nil
+	}
+	return nil, fs.ErrNotExist
+}
+
+func (d drivers) Maker(_ context.Context, name string) (driver.Driver, error) { return d.Keeper(name) }
+
+// host is a state directory and a driver on which several managers, as of several processes, can be.
+type host struct {
+	dir  string
+	fake *fake.Driver
+}
+
+func newHost(t testing.TB) *host {
+	t.Helper()
+	return &host{dir: t.TempDir(), fake: fake.New()}
+}
+
+// process opens a manager on the host, with its own store; set changes what it is made of.
+func (h *host) process(t testing.TB, set ...func(*Config)) *Manager {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	s, err := store.Open(t.Context(), h.dir, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{StateDir: h.dir, Store: s, Images: images{}, Drivers: drivers{"fake": h.fake.Again()}, Default: "fake", Log: log}
+	for _, f := range set {
+		f(&cfg)
+	}
+	m, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(m.Close(), s.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return m
+}
+
+// empty fails the test unless the driver and the state directory hold just these sandboxes.
+func (h *host) holds(t testing.TB, want ...driver.ID) {
+	t.Helper()
+	ids, err := h.fake.List(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(filepath.Join(h.dir, "sandboxes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dirs []driver.ID
+	for _, e := range entries {
+		dirs = append(dirs, driver.ID(e.Name()))
+	}
+	if !sameSet(ids, want) || !sameSet(dirs, want) {
+		t.Errorf("the driver holds %v, the directories are %v, want %v", ids, dirs, want)
+	}
+}
+
+func sameSet(a, b []driver.ID) bool {
+	set := map[driver.ID]bool{}
+	for _, id := range a {
+		set[id] = true
+	}
+	for _, id := range b {
+		if !set[id] {
+			return false
+		}
+		delete(set, id)
+	}
+	return len(set) == 0
+}
+
+func mustCreate(t testing.TB, m *Manager, req Request) store.Record {
+	t.Helper()
+	rec, _, err := m.Create(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rec
+}
+
+func records(t testing.TB, m *Manager) map[driver.ID]store.Record {
+	t.Helper()
+	all, err := m.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[driver.ID]store.Record{}
+	for _, r := range all {
+		found[r.ID] = r
+	}
+	return found
+}
+
+func TestCreateUseDelete(t *testing.T) {
+	h := newHost(t)
+	m := h.process(t)
+	rec, timings, err := m.Create(t.Context(), Request{Name: "web", Command: "python3", Timeout: time.Hour, Envs: map[string]string{"A": "1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rec.State != firebreak.StateRunning || rec.Driver != "fake" || rec.Template != "host" || rec.Boundary != firebreak.BoundaryLanguage {
+		t.Errorf("created %+v", rec)
+	}
+	if left := time.Until(rec.Deadline); left > time.Hour || left < time.Hour-time.Minute {
+		t.Errorf("%s left of a timeout of an hour", left)
+	}
+	if len(rec.Token) != 64 || len(rec.Warnings) == 0 || timings.Create <= 0 || timings.Agent <= 0 {
+		t.Errorf("token %q, warnings %v, timings %+v", rec.Token, rec.Warnings, timings)
+	}
+	h.holds(t, rec.ID)
+	for _, ref := range []string{string(rec.ID), "web", string(rec.ID[:6])} {
+		if got, err := m.Get(t.Context(), ref); err != nil || got.ID != rec.ID {
+			t.Errorf("get %q: %s, %v", ref, got.ID, err)
+		}
+		if g, err := m.Guest(t.Context(), ref); err != nil || g == nil {
+			t.Errorf("guest %q: %v", ref, err)
+		}
+	}
+	last, err := m.Delete(t.Context(), "web")
+	if err != nil || last.State != firebreak.StateEnded || last.Exit.Reason != firebreak.EndDestroyed {
+		t.Errorf("deleted %+v, %v", last, err)
+	}
+	h.holds(t)
+	if got := records(t, m); len(got) != 0 {
+		t.Errorf("records after delete: %v", got)
+	}
+	for name, err := range map[string]error{
+		"get":    second(m.Get(t.Context(), "web")),
+		"delete": second(m.Delete(t.Context(), "web")),
+		"wait":   second(m.Wait(t.Context(), "web")),
+		"guest":  second(m.Guest(t.Context(), "web")),
+	} {
+		if !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s after delete: %v", name, err)
+		}
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func TestNameIsTaken(t *testing.T) {
+	h := newHost(t)
+	m := h.process(t)
+	rec := mustCreate(t, m, Request{Name: "web"})
+	if _, _, err := m.Create(t.Context(), Request{Name: "web"}); firebreak.KindOf(err) != firebreak.KindExists {
+		t.Errorf("a second web: %v", err)
+	}
+	h.holds(t, rec.ID)
+}
+
+func TestAmbiguousBeginning(t *testing.T) {
+	h := newHost(t)
+	m := h.process(t)
+	for range 2 {
+		mustCreate(t, m, Request{})
+	}
+	_, err := m.Get(t.Context(), "f") // all IDs begin with it
+	if firebreak.KindOf(err) != firebreak.KindInvalid || !strings.Contains(err.Error(), "may mean any of") {
+		t.Errorf("an ambiguous beginning: %v", err)
+	}
+}
+
+func TestDeadline(t *testing.T) {
+	h := newHost(t)
+	m := h.process(t)
+	rec := mustCreate(t, m, Request{Timeout: 50 * time.Millisecond})
+	got, err := m.Wait(t.Context(), string(rec.ID))
+	if err != nil || got.Exit.Reason != firebreak.EndDeadline || got.Exit.Code != 124 || got.State != firebreak.StateEnded {
+		t.Errorf("%+v, %v", got, err)
+	}
+	h.holds(t)
+	if last, err := m.Delete(t.Context(), string(rec.ID)); err != nil || last.Exit.Reason != firebreak.EndDeadline {
+		t.Errorf("delete after the deadline: %+v, %v", last.Exit, err)
+	}
+}
+
+// exitAfter ends sandboxes by themselves, with the exit that it holds.
+type exitAfter struct {
+	driver.Driver
+	after time.Duration
+	exit  driver.Exit
+	usage driver.Usage
+}
+
+func (d exitAfter) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, error) {
+	sb, err := d.Driver.Create(ctx, spec)
+	return exiting{sb, time.Now().Add(d.after), d}, err
+}
+
+type exiting struct {
+	driver.Sandbox
+	at time.Time
+	d  exitAfter
+}
+
+func (s exiting) Wait(ctx context.Context) (driver.Exit, error) {
+	select {
+	case <-time.After(time.Until(s.at)):
+		return s.d.exit, nil
+	case <-ctx.Done():
+		return driver.Exit{}, ctx.Err()
+	}
+}
+
+func (s exiting) Usage(context.Context) (driver.Usage, error) { return s.d.usage, nil }
+
+func TestEndByItselfIsTold(t *testing.T) {
+	h := newHost(t)
+	exit := driver.Exit{Reason: firebreak.EndOutOfMemory, Code: -1, Detail: "at its limit of 1 GiB"}
+	m := h.process(t, func(c *Config) {
+		c.Drivers = drivers{"fake": exitAfter{h.fake, 20 * time.Millisecond, exit, driver.Usage{OOMKills: 3}}}
+	})
+	short, long := mustCreate(t, m, Request{}), mustCreate(t, m, Request{Detached: true, Name: "job"})
+	for _, rec := range []store.Record{short, long} {
+		got, err := m.Wait(t.Context(), string(rec.ID))
+		if err != nil || got.Exit != exit || got.Usage.OOMKills != 3 || got.State != firebreak.StateEnded || got.Ended.IsZero() {
+			t.Errorf("waited for %+v, %v", got, err)
+		}
+	}
+	h.holds(t)
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	next := h.process(t)
+	if got := records(t, next); len(got) != 1 || got[long.ID].Exit != exit {
+		t.Errorf("the next process knows %+v, want how the detached one ended", got)
+	}
+	if got, err := next.Delete(t.Context(), "job"); err != nil || got.Exit != exit {
+		t.Errorf("delete of an ended sandbox: %+v, %v", got.Exit, err)
+	}
+	if got := records(t, next); len(got) != 0 {
+		t.Errorf("records after delete: %v", got)
+	}
+}
+
+func TestCloseEndsWhatIsNotDetached(t *testing.T) {
+	h := newHost(t)
+	m := h.process(t)
+	mustCreate(t, m, Request{})
+	kept := mustCreate(t, m, Request{Detached: true})
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := m.Wait(context.Background(), string(kept.ID))
+		waiting <- err
+	}()
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.holds(t, kept.ID)
+	if err := <-waiting; err == nil {
+		t.Error("a wait that Close broke off has no error")
+	}
+	if _, _, err := m.Create(t.Context(), Request{}); firebreak.KindOf(err) != firebreak.KindUnavailable {
+		t.Errorf("create after close: %v", err)
+	}
+	next := h.process(t)
+	if got, err := next.Get(t.Context(), string(kept.ID)); err != nil || got.State != firebreak.StateRunning {
+		t.Errorf("the next process finds %s, %v", got.State, err)
+	}
+	if _, err := next.Guest(t.Context(), string(kept.ID)); err != nil {
+		t.Errorf("the next process does not reach the detached one: %v", err)
+	}
+	if entries, err := os.ReadDir(filepath.Join(h.dir, "owners")); err != nil || len(entries) != 1 {
+		t.Errorf("%d owners, %v, want the living one", len(entries), err)
+	}
+}
+
+func TestLiveProcessesLeaveEachOtherAlone(t *testing.T) {
+	h := newHost(t)
+	a, b := h.process(t), h.process(t)
+	ours := mustCreate(t, a, Request{Name: "a"})
+	if got := records(t, b); len(got) != 1 {
+		t.Errorf("b sees %v", got)
+	}
+	c := h.process(t)
+	records(t, c) // its recovery is through
+	h.holds(t, ours.ID)
+	if _, err := c.Guest(t.Context(), "a"); err != nil {
+		t.Errorf("c does not reach a's sandbox: %v", err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.holds(t, ours.ID)
+	waiting := make(chan store.Record, 1)
+	go func() {
+		rec, err := a.Wait(context.Background(), "a")
+		if err != nil {
+			t.Error(err)
+		}
+		waiting <- rec
+	}()
+	if rec, err := b.Delete(t.Context(), "a"); err != nil || rec.ID != ours.ID {
+		t.Errorf("b deletes a's: %v", err)
+	}
+	if rec := <-waiting; rec.State != firebreak.StateEnded {
+		t.Errorf("a waited for %+v", rec)
+	}
+	h.holds(t)
+	if got := records(t, a); len(got) != 0 {
+		t.Errorf("a still knows %v", got)
+	}
+}
+
+func TestDetachedPastItsDeadlineIsRemoved(t *testing.T) {
+	h := newHost(t)
+	m := h.process(t)
+	rec := mustCreate(t, m, Request{Detached: true, Timeout: 150 * time.Millisecond})
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h.holds(t, rec.ID)
+	time.Sleep(time.Until(rec.Deadline) + 10*time.Millisecond)
+	next := h.process(t)
+	if got := records(t, next)[rec.ID]; got.Exit.Reason != firebreak.EndDeadline || got.State != firebreak.StateEnded {
+		t.Errorf("%+v", got)
+	}
+	h.holds(t)
+}
+
+func TestDetachedGoneIsLost(t *testing.T) {
+	h := newHost(t)
+	m := h.process(t)
+	a, b := mustCreate(t, m, Request{Detached: true}), mustCreate(t, m, Request{Detached: true})
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.fake.Destroy(t.Context(), a.Spec); err != nil {
+		t.Fatal(err)
+	}
+	next := h.process(t)
+	got := records(t, next)
+	if got[a.ID].Exit.Reason != firebreak.EndLost || got[a.ID].State != firebreak.StateEnded || got[b.ID].State != firebreak.StateRunning {
+		t.Errorf("a %+v, b %s", got[a.ID].Exit, got[b.ID].State)
+	}
+	h.holds(t, b.ID)
+	if err := h.fake.Destroy(t.Context(), b.Spec); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := next.Wait(t.Context(), string(b.ID)); err != nil || got.State != firebreak.StateEnded {
+		t.Errorf("b destroyed under the manager: %+v, %v", got, err)
+	}
+	h.holds(t)
+}
+
+func TestWhatNoRecordTellsOfIsCleared(t *testing.T) {
+	h := newHost(t)
+	dir := filepath.Join(h.dir, "sandboxes", "stray")
+	for _, d := range []string{dir, filepath.Join(h.dir, "sandboxes", "onlydir")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := h.fake.Create(t.Context(), driver.Spec{ID: "stray", Dir: dir}); err != nil {
+		t.Fatal(err)
+	}
+	m := h.process(t)
+	if got := records(t, m); len(got) != 0 {
+		t.Errorf("records %v", got)
+	}
+	h.holds(t)
+}
+
+// brokenDriver fails to create, and tells why only when it is probed.
+type brokenDriver struct {
+	driver.Driver
+	create error
+	info   driver.Info
+	probes *int
+}
+
+func (d brokenDriver) Probe(context.Context) (driver.Info, error) {
+	*d.probes++
+	return d.info, nil
+}
+
+func (d brokenDriver) Create(context.Context, driver.Spec) (driver.Sandbox, error) { return nil, d.create }
+
+func TestFailedCreateIsDiagnosedAndLeavesNothing(t *testing.T) {
+	h := newHost(t)
+	good := driver.Info{Name: "fake", Boundary: firebreak.BoundaryLanguage, Caps: driver.CapLimitMemory}
+	probes := 0
+	d := brokenDriver{h.fake, errors.New("out of luck"), good, &probes}
+	m := h.process(t, func(c *Config) { c.Drivers = drivers{"fake": &d} })
+	if _, _, err := m.Create(t.Context(), Request{}); err == nil || !strings.Contains(err.Error(), "out of luck") {
+		t.Errorf("create: %v", err)
+	}
+	d.info.Problems = []driver.Problem{{Text: "no user namespaces", Mend: "sysctl x=1"}}
+	_, _, err := m.Create(t.Context(), Request{})
+	var e *firebreak.Error
+	if !errors.As(err, &e) || e.Kind != firebreak.KindHost || e.Mend != "sysctl x=1" {
+		t.Errorf("create on a host that lacks something: %v", err)
+	}
+	d.info, d.Driver = good, h.fake
+	if probes != 3 {
+		t.Errorf("%d probes, want one at first and one after each failure", probes)
+	}
+	h.holds(t)
+	if got := records(t, m); len(got) != 0 {
+		t.Errorf("records %v", got)
+	}
+}
+
+func TestProbeIsKeptForTheNextProcess(t *testing.T) {
+	h := newHost(t)
+	probes := 0
+	info := driver.Info{Name: "fake", Version: "7", Boundary: firebreak.BoundaryUserKernel, Forms: []driver.Form{driver.FormDisk},
+		Caps: driver.CapLimitMemory | driver.CapMounts, Warnings: []driver.Problem{{Text: "no cgroups"}}}
+	set := func(c *Config) {
+		c.Drivers = drivers{"fake": brokenDriver{h.fake, fs.ErrInvalid, info, &probes}}
+	}
+	for range 3 {
+		m := h.process(t, set)
+		d, err := m.cfg.Drivers.Keeper("fake")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := m.info(t.Context(), "fake", d)
+		if err != nil || got.Caps != info.Caps || got.Forms[0] != driver.FormDisk || got.Boundary != info.Boundary || len(got.Warnings) != 1 {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if probes != 1 {
+		t.Errorf("%d probes by three processes of one boot, want 1", probes)
+	}
+	if err := os.WriteFile(filepath.Join(h.dir, "probes", "fake.json"), []byte("{broken"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := h.process(t, set)
+	d, _ := m.cfg.Drivers.Keeper("fake")
+	if _, err := m.info(t.Context(), "fake", d); err != nil || probes != 2 {
+		t.Errorf("%d probes, %v, after the file was damaged", probes, err)
+	}
+}
+
+func TestMuteAgentLeavesNothing(t *testing.T) {
+	h := newHost(t)
+	m := h.process(t, func(c *Config) { c.Drivers = drivers{"fake": h.fake.Mute()} })
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, _, err := m.Create(ctx, Request{})
+	if !errors.Is(err, context.DeadlineExceeded) || firebreak.KindOf(err) != firebreak.KindDeadline {
+		t.Errorf("create with a mute agent: %v", err)
+	}
+	h.holds(t)
+	if got := records(t, m); len(got) != 0 {
+		t.Errorf("records %v", got)
+	}
+}
+
+func TestCloseBreaksOffCreates(t *testing.T) {
+	h := newHost(t)
+	m := h.process(t, func(c *Config) { c.Drivers = drivers{"fake": h.fake.Mute()} })
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if _, _, err := m.Create(context.Background(), Request{Detached: true}); err == nil {
+				t.Error("created although the agent is mute")
+			}
+		})
+	}
+	for {
+		if ids, err := h.fake.List(t.Context()); err != nil || len(ids) == 4 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	h.holds(t)
+}
+
+func TestHammer(t *testing.T) {
+	h := newHost(t)
+	managers := []*Manager{h.process(t), h.process(t), h.process(t)}
+	var wg sync.WaitGroup
+	rounds := 15
+	if testing.Short() {
+		rounds = 4
+	}
+	for w := range 9 {
+		wg.Go(func() {
+			for i := range rounds {
+				hammer(t, managers[w%3], managers[(w+i)%3], w+i)
+			}
+		})
+	}
+	wg.Wait()
+	h.holds(t)
+	for _, m := range managers {
+		if got := records(t, m); len(got) != 0 {
+			t.Errorf("left: %v", got)
+		}
+		m.mu.Lock()
+		if len(m.boxes) != 0 {
+			t.Errorf("%d handles left", len(m.boxes))
+		}
+		m.mu.Unlock()
+	}
+}
+
+// hammer makes a sandbox in one process and ends it in another, in one of several ways, while others look at it.
+func hammer(t *testing.T, maker, ender *Manager, way int) {
+	ctx := context.Background()
+	req := Request{Detached: way%2 == 0}
+	if way%5 == 0 {
+		req.Timeout = time.Duration(1+way%3) * time.Millisecond
+	}
+	rec, _, err := maker.Create(ctx, req)
+	if err != nil {
+		t.Errorf("create: %v", err)
+		return
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = ender.Get(ctx, string(rec.ID)) }) // whatever it finds, it must not disturb
+	wg.Go(func() { _, _ = ender.Guest(ctx, string(rec.ID)) })
+	wg.Go(func() {
+		if got, err := ender.Wait(ctx, string(rec.ID)); err == nil && got.State != firebreak.StateEnded {
+			t.Errorf("waited for %s", got.State)
+		}
+	})
+	for range 2 {
+		wg.Go(func() {
+			if _, err := ender.Delete(ctx, string(rec.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("delete: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+}

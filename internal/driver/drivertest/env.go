@@ -2,7 +2,9 @@ package drivertest
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -14,8 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"crypto/rand"
-
 	"github.com/firebreak-dev/firebreak/internal/driver"
 )
 
@@ -25,7 +25,7 @@ type C struct {
 	*suiteRun
 	place Place
 	drv   driver.Driver
-	ctx   context.Context // ends when the check's patience does
+	ctx   context.Context // of the whole check: it bounds what a check does many times over
 	base  string          // everything of this check lies below it
 	tag   string          // in every ID of this check, and in nothing else on this host
 	count atomic.Int64
@@ -46,7 +46,7 @@ func newC(t testing.TB, r *suiteRun) *C {
 	}
 	c.place = Place{StateDir: c.path("state"), Agent: r.bin.agent(t), Log: slog.New(slog.DiscardHandler)}
 	before := c.look()
-	ctx, cancel := context.WithTimeout(context.Background(), r.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*r.Patience)
 	c.ctx = ctx
 	t.Cleanup(func() {
 		cancel()
@@ -70,8 +70,7 @@ func (c *C) open(p Place) driver.Driver {
 // spec returns the spec of a new sandbox; its directory is made.
 func (c *C) spec() driver.Spec {
 	c.Helper()
-	id := driver.ID(c.tag + string("abcdefghijklmnopqrstuvwxyz"[c.count.Load()/26%26]) + string("abcdefghijklmnopqrstuvwxyz"[c.count.Load()%26]))
-	c.count.Add(1)
+	id := driver.ID(fmt.Sprintf("%s%03d", c.tag, c.count.Add(1)))
 	s := driver.Spec{ID: id, Dir: c.path("sandboxes", string(id))}
 	if c.Root != nil {
 		s.Root = c.Root(c)
@@ -113,7 +112,9 @@ func (c *C) destroy(spec driver.Spec) {
 // within fails the check unless do returns without an error in time. A do that never returns is left behind.
 func (c *C) within(what string, do func(ctx context.Context) error) {
 	c.Helper()
-	if err := c.try(c.ctx, what, do); err != nil {
+	ctx, cancel := context.WithTimeout(c.ctx, c.Patience)
+	defer cancel()
+	if err := c.try(ctx, what, do); err != nil {
 		c.Fatalf("%s: %v", what, err)
 	}
 }

@@ -35,7 +35,7 @@ func checkHammer(c *C) {
 		}
 	}
 	errs := make([]error, workers)
-	c.within("the hammer", func(ctx context.Context) error {
+	err := c.try(c.ctx, "the hammer", func(ctx context.Context) error {
 		var all sync.WaitGroup
 		for w := range workers {
 			all.Go(func() {
@@ -47,6 +47,9 @@ func checkHammer(c *C) {
 		all.Wait()
 		return errors.Join(errs...)
 	})
+	if err != nil {
+		c.Errorf("%d workers, %d loops: %v", workers, loops, err)
+	}
 	if ids := c.list(); len(ids) != 0 {
 		c.Errorf("List after the hammer = %v", ids)
 	}
@@ -96,27 +99,26 @@ func checkHammerOneID(c *C) {
 	if shortRun() {
 		loops = 3
 	}
-	var made sync.Map
-	c.within("the hammer", func(ctx context.Context) error {
+	err := c.try(c.ctx, "the hammer", func(ctx context.Context) error {
+		errs := make([]error, 4)
 		var all sync.WaitGroup
-		for w := range 4 {
+		for w := range errs {
 			all.Go(func() {
 				for range loops {
 					if w%2 == 0 {
-						if _, err := c.drv.Create(ctx, spec); err == nil {
-							made.Store(w, true)
-						}
+						_, _ = c.drv.Create(ctx, spec) // it may lose to another Create or to a Destroy
 						continue
 					}
-					if err := c.drv.Destroy(ctx, spec); err != nil {
-						c.Errorf("Destroy: %v", err)
-					}
+					errs[w] = errors.Join(errs[w], c.drv.Destroy(ctx, spec))
 				}
 			})
 		}
 		all.Wait()
-		return nil
+		return errors.Join(errs...)
 	})
+	if err != nil {
+		c.Errorf("Destroy: %v", err)
+	}
 	c.destroy(spec)
 	sb := c.create(spec)
 	c.answers(sb)

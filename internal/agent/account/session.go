@@ -1,0 +1,81 @@
+package account
+
+import (
+	"errors"
+	"maps"
+	"path/filepath"
+	"strings"
+	"sync"
+)
+
+// Defaults are what the manager sets for the whole sandbox.
+type Defaults struct {
+	User    string            // whom a request that names nobody runs as; "" means user
+	Workdir string            // where relative paths begin; "" means the user's home
+	Envs    map[string]string // of every process
+}
+
+// Session joins the accounts of a sandbox with the defaults that the manager gave it. It is safe for concurrent use.
+type Session struct {
+	*Database
+	lenient bool
+
+	mu       sync.Mutex
+	defaults Defaults
+}
+
+// NewSession returns a session without defaults. A lenient one does not mind that the default user is unknown here: it
+// is the agent's own then. That serves where the agent is an ordinary process of the host, whose accounts are no
+// template's; in a sandbox of its own it would give root to whoever misspells a name.
+func NewSession(db *Database, lenient bool) *Session {
+	return &Session{Database: db, lenient: lenient || !db.switches}
+}
+
+// SetDefaults replaces the defaults.
+func (s *Session) SetDefaults(d Defaults) {
+	d.Envs = maps.Clone(d.Envs)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.defaults = d
+}
+
+// Defaults returns the present defaults; the map must not be changed.
+func (s *Session) Defaults() Defaults {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.defaults
+}
+
+// User is the user that a request runs as: the one it names, or the default one.
+func (s *Session) User(name string) (User, error) {
+	if name != "" {
+		return s.Lookup(name)
+	}
+	name = s.Defaults().User
+	if name == "" {
+		name = "user"
+	}
+	u, err := s.Lookup(name)
+	if s.lenient && errors.Is(err, ErrUnknown) {
+		return s.self, nil
+	}
+	return u, err
+}
+
+// Path makes path absolute as u means it: "~" is the home, and relative paths begin in the default directory.
+func (s *Session) Path(u User, path string) string {
+	switch rest, tilde := strings.CutPrefix(path, "~"); {
+	case tilde && (rest == "" || rest[0] == '/'):
+		return filepath.Join(u.Home, rest)
+	case filepath.IsAbs(path):
+		return filepath.Clean(path)
+	}
+	base := s.Defaults().Workdir
+	switch {
+	case base == "":
+		base = u.Home
+	case !filepath.IsAbs(base):
+		base = filepath.Join(u.Home, strings.TrimPrefix(base, "~"))
+	}
+	return filepath.Join(base, path)
+}

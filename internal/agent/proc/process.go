@@ -1,0 +1,333 @@
+package proc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+
+	"github.com/firebreak-dev/firebreak/internal/agent/account"
+	processv1 "github.com/firebreak-dev/firebreak/internal/api/process"
+)
+
+// Process is one that was started here, running or ended.
+type Process struct {
+	manager *Manager
+	user    account.User
+	config  *processv1.ProcessConfig
+	tag     *string
+	pid     int
+	born    time.Time
+	output  *Output
+	files   [streams]*os.File // our ends of what it writes
+	expired atomic.Bool       // its deadline killed it
+
+	input chan struct{} // holds a token while somebody writes to stdin
+	stdin *os.File      // our end, the terminal's too; nil without one
+
+	exited chan struct{}   // closed when it was reaped
+	status unix.WaitStatus // valid once exited is closed
+	ended  chan struct{}   // closed when its output is complete too
+}
+
+func (p *Process) isMain() bool { return p.tag != nil && *p.tag == tagMain }
+
+// start forks. On error nothing is left.
+func (p *Process) start(prep *prepared, req *processv1.StartRequest) (err error) {
+	sys := &syscall.SysProcAttr{Setsid: true, Credential: p.manager.Session.Credential(p.user)}
+	var theirs []int // the child's ends, by its descriptor
+	defer func() {
+		closeAll(theirs)
+		if err != nil {
+			p.close()
+		}
+	}()
+	if req.GetPty() != nil {
+		sys.Setctty = true // of descriptor 0
+		theirs, err = p.openTerminal(req.GetPty().GetSize())
+	} else {
+		theirs, err = p.openPipes(req.Stdin == nil || req.GetStdin())
+	}
+	if err != nil {
+		return connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("open input and output: %w", err))
+	}
+	attr := &syscall.ProcAttr{Dir: prep.dir, Env: prep.env, Sys: sys}
+	for _, fd := range theirs {
+		attr.Files = append(attr.Files, uintptr(fd))
+	}
+	p.born = time.Now()
+	p.manager.Spawner.Do(func() {
+		_, err = p.manager.Reaper.Start(func() (int, error) {
+			pid, err := syscall.ForkExec(prep.file, prep.argv, attr)
+			if err == nil {
+				p.pid = pid
+				p.manager.add(p) // before it can end
+				p.manager.exposeToOOM(p)
+			}
+			return pid, err
+		}, func(status unix.WaitStatus) {
+			p.status = status
+			close(p.exited)
+		})
+	})
+	if err != nil {
+		return startError(prep.file, err)
+	}
+	return nil
+}
+
+// exposeToOOM is best effort: /proc may be read-only, and the child's file belongs to its user.
+func (m *Manager) exposeToOOM(p *Process) {
+	if m.oom == nil {
+		return
+	}
+	name := fmt.Sprintf("/proc/%d/oom_score_adj", p.pid)
+	write := func() error { return os.WriteFile(name, m.oom, 0) }
+	if errors.Is(write(), os.ErrPermission) {
+		if err := m.Session.Do(p.user, write); err != nil {
+			m.Log.Debug("raise oom_score_adj", "pid", p.pid, "error", err)
+		}
+	}
+}
+
+// openPipes returns the child's descriptors 0, 1 and 2. Only our ends are non-blocking: programs do not expect it.
+func (p *Process) openPipes(stdin bool) (theirs []int, err error) {
+	theirs = []int{-1, -1, -1}
+	if stdin {
+		theirs[0], p.stdin, err = openPipe(0)
+	} else {
+		theirs[0], err = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}
+	for s := Stdout; s <= Stderr && err == nil; s++ {
+		theirs[s+1], p.files[s], err = openPipe(1)
+	}
+	return theirs, err
+}
+
+// openPipe makes a pipe of which the child gets the end called theirs: 0 to read from, 1 to write to.
+func openPipe(theirs int) (int, *os.File, error) {
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+		return -1, nil, err
+	}
+	ours := ends[1-theirs]
+	if err := unix.SetNonblock(ours, true); err != nil {
+		closeAll(ends[:])
+		return -1, nil, err
+	}
+	return ends[theirs], os.NewFile(uintptr(ours), "pipe"), nil
+}
+
+// openTerminal returns the child's descriptors 0, 1 and 2, which are one terminal of the user's own.
+func (p *Process) openTerminal(size *processv1.PTY_Size) ([]int, error) {
+	ours, theirs, err := pty.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close() //nolint:errcheck // duplicates go to the child
+	p.files[PTY], p.stdin = ours, ours
+	if err := theirs.Chown(int(p.user.UID), -1); err != nil && p.manager.Session.Switches() {
+		p.manager.Log.Debug("give the terminal to its user", "user", p.user.Name, "error", err)
+	}
+	if size != nil {
+		if err := pty.Setsize(ours, winsize(size)); err != nil {
+			return nil, err
+		}
+	}
+	var fds []int
+	for range 3 {
+		fd, err := unix.FcntlInt(theirs.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+		if err != nil {
+			closeAll(fds)
+			return nil, err
+		}
+		fds = append(fds, fd)
+	}
+	if err := unix.SetNonblock(fds[0], false); err != nil {
+		closeAll(fds)
+		return nil, err
+	}
+	return fds, nil
+}
+
+func winsize(s *processv1.PTY_Size) *pty.Winsize {
+	return &pty.Winsize{Rows: uint16(min(s.GetRows(), 65535)), Cols: uint16(min(s.GetCols(), 65535))}
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
+}
+
+// supervise sees the process to its end: kills it at its deadline, and ends its output when that is complete.
+func (p *Process) supervise(deadline time.Time) {
+	var pumps, drained sync.WaitGroup
+	for s, f := range p.files {
+		if f != nil {
+			drained.Add(1)
+			pumps.Go(func() { p.pump(Stream(s), f, sync.OnceFunc(drained.Done)) })
+		}
+	}
+	if !deadline.IsZero() {
+		timer := time.AfterFunc(time.Until(deadline), func() {
+			p.expired.Store(true)
+			_ = p.manager.Reaper.Signal(p.pid, unix.SIGKILL) // ESRCH: it was faster
+		})
+		defer timer.Stop()
+	}
+	<-p.exited
+	for _, f := range p.files {
+		if f != nil {
+			_ = f.SetReadDeadline(time.Now().Add(quiet)) // closed already: then its pump has ended
+		}
+	}
+	drained.Wait()
+	p.output.end()
+	close(p.ended)
+	p.manager.retire(p)
+	pumps.Wait()
+	p.close()
+	p.manager.closed(p)
+}
+
+const (
+	// quiet is how long the output must be silent after a process has ended, if something that it left behind still
+	// holds the other end: a process substitution comes to its end within that time, a daemon never does.
+	quiet = 300 * time.Millisecond
+	// tail is what can have been in a pipe when its process ended: the largest pipe there is.
+	tail = 1 << 20
+)
+
+// pump moves a stream to the output. It calls drained once that is complete, and goes on reading in vain until nobody
+// holds the other end, because a daemon that writes to a closed pipe dies.
+func (p *Process) pump(s Stream, f *os.File, drained func()) {
+	defer drained()
+	size := pipeChunk
+	if s == PTY {
+		size = ptyChunk
+	}
+	buf := make([]byte, size)
+	over, since := false, 0
+	for {
+		n, err := f.Read(buf)
+		if !over {
+			p.output.Write(s, buf[:n])
+		}
+		silent := errors.Is(err, os.ErrDeadlineExceeded)
+		if err != nil && !silent {
+			return // EOF; EIO from a terminal
+		}
+		if over {
+			if silent {
+				_ = f.SetReadDeadline(time.Time{})
+			}
+			continue
+		}
+		select {
+		case <-p.exited:
+		default:
+			continue
+		}
+		if since += n; silent || since > tail {
+			over = true
+			_ = f.SetReadDeadline(time.Time{})
+			drained()
+			continue
+		}
+		_ = f.SetReadDeadline(time.Now().Add(quiet))
+	}
+}
+
+// close closes our ends.
+func (p *Process) close() {
+	for _, f := range append(p.files[:], p.stdin) {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
+
+// errNoInput is the error of a process whose input does not exist or has been closed.
+var errNoInput = errors.New("process takes no input: its stdin is closed or was never open")
+
+// Input writes to stdin or to the terminal. It blocks until the process has room for all of it.
+func (p *Process) Input(ctx context.Context, in *processv1.ProcessInput) error {
+	data, terminal := in.GetStdin(), false
+	if t, ok := in.GetInput().(*processv1.ProcessInput_Pty); ok {
+		data, terminal = t.Pty, true
+	}
+	if terminal != (p.files[PTY] != nil) {
+		return connect.NewError(connect.CodeInvalidArgument, errors.New("input for a terminal and for stdin are not the same: the process has the other one"))
+	}
+	if err := p.lockInput(ctx); err != nil {
+		return err
+	}
+	defer func() { <-p.input }()
+	if p.stdin == nil {
+		return connect.NewError(connect.CodeFailedPrecondition, errNoInput)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = p.stdin.SetWriteDeadline(time.Unix(1, 0)) })
+	_, err := p.stdin.Write(data)
+	if !stop() {
+		_ = p.stdin.SetWriteDeadline(time.Time{})
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrClosed):
+		return connect.NewError(connect.CodeFailedPrecondition, errNoInput)
+	case ctx.Err() != nil:
+		return fmt.Errorf("write input: %w", ctx.Err())
+	}
+	return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("write input: %w", err))
+}
+
+func (p *Process) lockInput(ctx context.Context) error {
+	select {
+	case p.input <- struct{}{}:
+		return nil
+	case <-p.exited:
+		return connect.NewError(connect.CodeNotFound, errors.New("process has ended"))
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// CloseInput closes stdin; a terminal has no such thing.
+func (p *Process) CloseInput(ctx context.Context) error {
+	if p.files[PTY] != nil {
+		return connect.NewError(connect.CodeUnimplemented, errors.New("a terminal's input cannot be closed; send it Ctrl-D"))
+	}
+	if err := p.lockInput(ctx); err != nil {
+		return err
+	}
+	defer func() { <-p.input }()
+	if p.stdin != nil {
+		_ = p.stdin.Close() // closed already: so much the better
+	}
+	return nil
+}
+
+// Resize changes the terminal's size.
+func (p *Process) Resize(size *processv1.PTY_Size) error {
+	if p.files[PTY] == nil {
+		return connect.NewError(connect.CodeFailedPrecondition, errors.New("process has no terminal"))
+	}
+	return pty.Setsize(p.files[PTY], winsize(size))
+}
+
+// Info describes the process.
+func (p *Process) Info() *processv1.ProcessInfo {
+	return &processv1.ProcessInfo{Config: p.config, Pid: uint32(p.pid), Tag: p.tag}
+}

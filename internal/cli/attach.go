@@ -124,28 +124,26 @@ func (s *attached) startRequest() *process.StartRequest {
 	return req
 }
 
-// events yields a program's events until io.EOF.
-type events struct {
-	next  func() (*process.ProcessEvent, error)
-	close func() error
-}
+// events yields a program's events until io.EOF. Who has the context of the call cancels it: closing a stream by itself
+// would read on for what may still come.
+type events func() (*process.ProcessEvent, error)
 
 func startEvents(stream *connect.ServerStreamForClient[process.StartResponse]) events {
-	return events{close: stream.Close, next: func() (*process.ProcessEvent, error) {
+	return func() (*process.ProcessEvent, error) {
 		if !stream.Receive() {
 			return nil, streamEnd(stream.Err())
 		}
 		return stream.Msg().GetEvent(), nil
-	}}
+	}
 }
 
 func connectEvents(stream *connect.ServerStreamForClient[process.ConnectResponse]) events {
-	return events{close: stream.Close, next: func() (*process.ProcessEvent, error) {
+	return func() (*process.ProcessEvent, error) {
 		if !stream.Receive() {
 			return nil, streamEnd(stream.Err())
 		}
 		return stream.Msg().GetEvent(), nil
-	}}
+	}
 }
 
 func streamEnd(err error) error {
@@ -161,7 +159,6 @@ func (s *attached) follow(ctx context.Context, from events) (*process.ProcessEve
 	for attempt := 0; ; attempt++ {
 		before := s.received()
 		end, err := s.drain(ctx, from)
-		_ = from.close() // read to its end, or broken
 		if end != nil || ctx.Err() != nil || errors.Is(err, errOutput) || s.pid == 0 || firebreak.KindOf(err) != firebreak.KindUnavailable {
 			return end, err
 		}
@@ -193,7 +190,7 @@ var errOutput = errors.New("write the program's output")
 
 func (s *attached) drain(ctx context.Context, from events) (*process.ProcessEvent_EndEvent, error) {
 	for {
-		event, err := from.next()
+		event, err := from()
 		if errors.Is(err, io.EOF) {
 			return nil, &firebreak.Error{Kind: firebreak.KindUnavailable, Err: errors.New("its output ended before it did")}
 		}
@@ -231,7 +228,7 @@ func (s *attached) pass(data *process.ProcessEvent_DataEvent) error {
 		}
 		return fmt.Errorf("%w: %w", errOutput, err)
 	}
-	*offset += uint64(len(bytes))
+	*offset = max(*offset, data.GetOffset()) + uint64(len(bytes))
 	return nil
 }
 

@@ -203,6 +203,20 @@ func TestDetach(t *testing.T) {
 	}
 }
 
+func TestLogsOfWhatIsLeft(t *testing.T) {
+	s := newServer(t)
+	run{s: s}.do(t, "run", "-d", "--", "seq", "1", "200000").want(t, 0, sandboxID+"\n", "")
+	s.oldest = 500_000
+	got := run{s: s}.do(t, "logs", "3fa")
+	whole := 1288895 // bytes of seq 1 200000
+	if lost := whole - len(got.stdout); got.code != 0 || lost < 500_000 || lost > 500_000+probeStep || !strings.HasSuffix(got.stdout, "\n200000\n") {
+		t.Errorf("exit status %d, lost %d bytes", got.code, lost)
+	}
+	if !strings.HasPrefix(got.stderr, "firebreak: warning: the first 48") || !strings.HasSuffix(got.stderr, " KiB are no longer kept\n") {
+		t.Errorf("said %q", got.stderr)
+	}
+}
+
 func TestMistakesGetOneLineWithTheMend(t *testing.T) {
 	t.Chdir(t.TempDir())
 	if err := os.WriteFile("x.py", nil, 0o600); err != nil {

@@ -52,6 +52,7 @@ type server struct {
 	users     []string // that requests of Process came from
 
 	slow       chan struct{}                                // not nil: creating waits for it
+	oldest     uint64                                       // byte of stdout that Connect has
 	breakAfter int                                          // bytes of output after which a stream breaks off, once
 	onEnd      func(sb *firebreakv1.Sandbox)                // what the record says once the stream has broken off for good
 	entries    func(dir string) []*filesystem.EntryInfo     // a hostile ListDir

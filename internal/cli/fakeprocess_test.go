@@ -227,7 +227,15 @@ func (s *server) Connect(ctx context.Context, req *connect.Request[process.Conne
 		return err
 	}
 	send := func(e *process.ProcessEvent) error { return stream.Send(&process.ConnectResponse{Event: e}) }
-	if err := send(startEvent(uint32(p.cmd.Process.Pid))); err != nil {
+	if req.Msg.ResumeFrom == nil {
+		req.Msg.ResumeFrom = &process.Offsets{Stdout: s.oldest + s.oldest/2}
+	}
+	if req.Msg.ResumeFrom.Stdout < s.oldest {
+		return connect.NewError(connect.CodeOutOfRange, errors.New("this part of the output is gone"))
+	}
+	first := startEvent(uint32(p.cmd.Process.Pid))
+	first.GetStart().Offsets = req.Msg.ResumeFrom
+	if err := send(first); err != nil {
 		return err
 	}
 	if req.Header().Get("Keepalive-Ping-Interval") != "" {

@@ -207,9 +207,7 @@ func (s *attached) startOnly(ctx context.Context) error {
 	defer cancel(nil)
 	stream, err := s.process.Start(ctx, request(s.program.user, s.startRequest()))
 	if err == nil {
-		from := startEvents(stream)
-		_, err = from.next()
-		cancel(nil) // no Close: it would wait for the program's output to end
+		_, err = startEvents(stream)()
 	}
 	if err != nil {
 		return s.failure(ctx, err)

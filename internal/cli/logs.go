@@ -11,6 +11,7 @@ import (
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/client"
 	"github.com/firebreak-dev/firebreak/internal/api/process"
+	"github.com/firebreak-dev/firebreak/internal/api/process/processconnect"
 )
 
 // Without --follow, logs ends when the agent says that the program has been silent for a second, or after a while of a
@@ -53,16 +54,78 @@ func (a *app) waitCommand() *cobra.Command {
 	}
 }
 
-// mainProgram joins the program for which a sandbox was made, from its first byte that is still kept.
-func mainProgram(ctx context.Context, c *client.Client, id string, p program) (*attached, events, error) {
-	req := connect.NewRequest(&process.ConnectRequest{Process: byTag(mainTag), ResumeFrom: &process.Offsets{}})
+// mainProgram is the program for which a sandbox was made.
+type mainProgram struct {
+	process processconnect.ProcessClient
+	offsets *process.Offsets // where the stream that join returned begins
+}
+
+// connect opens a stream at from, or where the last reader stopped if that is nil, and reads where it begins.
+func (m *mainProgram) connect(ctx context.Context, from *process.Offsets) (events, error) {
+	req := connect.NewRequest(&process.ConnectRequest{Process: byTag(mainTag), ResumeFrom: from})
 	req.Header().Set("Keepalive-Ping-Interval", silence)
-	s := &attached{program: p, process: c.Process(id), offsets: &process.Offsets{}}
-	stream, err := s.process.Connect(ctx, req)
+	stream, err := m.process.Connect(ctx, req)
 	if err != nil {
-		return nil, events{}, err
+		return nil, err
 	}
-	return s, connectEvents(stream), nil
+	next := connectEvents(stream)
+	first, err := next()
+	if m.offsets = first.GetStart().GetOffsets(); m.offsets == nil {
+		m.offsets = &process.Offsets{}
+	}
+	return next, err
+}
+
+// join joins the program at its first byte, or the first that is still kept.
+func (m *mainProgram) join(ctx context.Context) (events, error) {
+	next, err := m.connect(ctx, &process.Offsets{})
+	for range 3 {
+		if connect.CodeOf(err) != connect.CodeOutOfRange {
+			return next, err
+		}
+		// While it writes, what we have found may be dropped before we come for it.
+		var oldest *process.Offsets
+		if oldest, err = m.oldest(ctx); err == nil {
+			next, err = m.connect(ctx, oldest)
+		}
+	}
+	if connect.CodeOf(err) != connect.CodeOutOfRange {
+		return next, err
+	}
+	return m.connect(ctx, nil)
+}
+
+// probeStep is how near oldest comes to the first byte that is kept.
+const probeStep = 1 << 10
+
+// oldest searches for the first byte of each stream that is still kept: the protocol has no call that tells.
+func (m *mainProgram) oldest(ctx context.Context) (*process.Offsets, error) {
+	kept := func(from *process.Offsets) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		_, err := m.connect(ctx, from)
+		return err
+	}
+	if err := kept(nil); err != nil {
+		return nil, err
+	}
+	found := m.offsets
+	for _, offset := range []*uint64{&found.Stdout, &found.Stderr, &found.Pty} {
+		for gone, there := uint64(0), *offset; there-gone > probeStep; {
+			*offset = gone + (there-gone)/2
+			err := kept(&process.Offsets{Stdout: found.Stdout, Stderr: found.Stderr, Pty: found.Pty})
+			switch {
+			case err == nil:
+				there = *offset
+			case connect.CodeOf(err) == connect.CodeOutOfRange:
+				gone = *offset
+			default:
+				return nil, err
+			}
+			*offset = there
+		}
+	}
+	return found, nil
 }
 
 func (a *app) logs(ctx context.Context, c *client.Client, word string, follow bool) error {
@@ -72,12 +135,17 @@ func (a *app) logs(ctx context.Context, c *client.Client, word string, follow bo
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s, from, err := mainProgram(ctx, c, id, program{stdout: a.out, stderr: a.errOut})
+	main := &mainProgram{process: c.Process(id)}
+	next, err := main.join(ctx)
 	if err != nil {
-		return err
+		return a.mainError(ctx, c, id, "logs", err)
 	}
+	if gone := main.offsets.GetStdout() + main.offsets.GetStderr() + main.offsets.GetPty(); gone > 0 {
+		a.warn("the first %s are no longer kept", formatSize(int64(gone)))
+	}
+	s := &attached{program: program{stdout: a.out, stderr: a.errOut}, offsets: main.offsets}
 	for start := time.Now(); ; {
-		event, err := from.next()
+		event, err := next()
 		if err != nil {
 			return a.mainError(ctx, c, id, "logs", err)
 		}
@@ -115,12 +183,13 @@ func (a *app) wait(ctx context.Context, c *client.Client, word string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer a.waiting("waiting for the program to end")()
-	_, from, err := mainProgram(ctx, c, id, program{})
+	main := &mainProgram{process: c.Process(id)}
+	next, err := main.join(ctx)
 	if err != nil {
-		return err
+		return a.mainError(ctx, c, id, "wait", err)
 	}
 	for {
-		event, err := from.next()
+		event, err := next()
 		if err != nil {
 			return a.mainError(ctx, c, id, "wait", err)
 		}

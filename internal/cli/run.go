@@ -109,7 +109,7 @@ failed; 126 if the program cannot be executed; 127 if it was not found.`,
   firebreak run --output report.svg examples/sales.py
   firebreak run --isolation container --memory 512m --timeout 30s -- make test
   firebreak run -it -- bash
-  curl -s https://example.com/x.sh | firebreak run - --lang sh`,
+  curl -s https://example.com/x.sh | firebreak run --lang sh -`,
 		Args: cobra.ArbitraryArgs,
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.run(cmd, f, args) }

@@ -111,10 +111,10 @@ func checkLimitPIDs(c *C) {
 		spec := c.spec()
 		spec.Limits.PIDs = 100
 		b := c.box(spec)
-		p := b.inside("forks", "1000")
+		p := b.inside("forks", "400")
 		var got count
 		b.report(p, &got)
-		if got.Made >= 1000 || got.Err == "" {
+		if got.Made >= 400 || got.Err == "" {
 			c.Errorf("a fork bomb made %d processes within a limit of 100: %q", got.Made, got.Err)
 		}
 		b.must(program{cmd: "/bin/true"})
@@ -130,7 +130,7 @@ func checkLimitPIDs(c *C) {
 
 // checkLimitDisk: nowhere in the sandbox can more be written than the limit, and its directory stays within it.
 func checkLimitDisk(c *C) {
-	const limit, bomb = 48 * mib, 256 * mib
+	const limit, bomb = 48 * mib, 128 * mib
 	c.besides(func() {
 		spec := c.spec()
 		spec.Limits.Disk = limit
@@ -141,7 +141,7 @@ func checkLimitDisk(c *C) {
 		for _, user := range c.accounts() {
 			wrote := false
 			for _, dir := range []string{c.Work(spec), "/tmp", "/var/tmp", "/home/" + c.User, "/usr/local", "/"} {
-				p := b.inside("disk", path.Join(dir, "filler"), strconv.Itoa(bomb))
+				p := b.inside("disk", path.Join(dir, "firebreak-filler"), strconv.Itoa(bomb))
 				p.user = user
 				var got count
 				b.report(p, &got)

@@ -28,6 +28,10 @@ const (
 	workName   = "work"
 )
 
+// caps is what a plain process can offer. Programs run as the account that runs the driver: others of the host's
+// accounts have no business here, and could not enter the sandbox's directory.
+const caps = driver.CapProcesses | driver.CapTerminal
+
 const (
 	startLimit   = time.Minute      // an agent that does not listen by then never will
 	cleanupLimit = 30 * time.Second // for what must be undone although the caller has gone
@@ -63,7 +67,7 @@ func (d *Driver) Probe(ctx context.Context) (driver.Info, error) {
 		Name:     "process",
 		Boundary: firebreak.BoundaryNone,
 		Forms:    []driver.Form{driver.FormDirectory},
-		Caps:     caps(),
+		Caps:     caps,
 		Warnings: []driver.Problem{{
 			Text: "no isolation: programs are plain processes of this host, with its files, network and secrets, and nothing limits them",
 			Mend: "use --isolation gvisor for code that nobody has read",
@@ -81,15 +85,6 @@ func (d *Driver) Probe(ctx context.Context) (driver.Info, error) {
 		info.Problems = append(info.Problems, driver.Problem{Text: err.Error(), Mend: "mount /proc"})
 	}
 	return info, ctx.Err()
-}
-
-// caps is what a plain process can offer: only root can become another user.
-func caps() driver.Caps {
-	c := driver.CapProcesses | driver.CapTerminal
-	if os.Geteuid() == 0 {
-		c |= driver.CapUsers | driver.CapRootUser
-	}
-	return c
 }
 
 // Create implements driver.Driver.
@@ -124,7 +119,7 @@ func check(ctx context.Context, spec driver.Spec) error {
 	for key := range spec.Options {
 		return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "read options", Err: fmt.Errorf("the process driver has no option %q", key)}
 	}
-	if missing := driver.Missing(caps(), spec.Needs()); missing != 0 {
+	if missing := driver.Missing(caps, spec.Needs()); missing != 0 {
 		return &firebreak.Error{Kind: firebreak.KindUnsupported, Op: "create plain process",
 			Err:  fmt.Errorf("nothing can enforce %v: %w", missing.Names(), errors.ErrUnsupported),
 			Mend: "leave it out, or use another isolation"}

@@ -1,7 +1,6 @@
 package process_test
 
 import (
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -11,14 +10,9 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	caps := driver.CapProcesses | driver.CapTerminal
-	if os.Geteuid() == 0 {
-		caps |= driver.CapUsers | driver.CapRootUser
-	}
 	drivertest.Suite{
 		Name: "process",
-		Caps: caps,
-		User: "nobody",
+		Caps: driver.CapProcesses | driver.CapTerminal,
 		New: func(_ testing.TB, p drivertest.Place) driver.Driver {
 			return process.New(process.Config{StateDir: p.StateDir, Agent: p.Agent, Log: p.Log})
 		},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -70,14 +71,18 @@ type attached struct {
 func (a *app) attach(ctx context.Context, c *client.Client, id string, p program) (result, error) {
 	if p.timeout > 0 {
 		var stop context.CancelFunc
-		ctx, stop = context.WithTimeoutCause(ctx, p.timeout, errTimeLimit) // travels along: the agent kills at it too
+		ctx, stop = context.WithTimeoutCause(ctx, p.timeout+overdue, errTimeLimit)
 		defer stop()
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s := &attached{app: a, program: p, process: c.Process(id), cancel: cancel, offsets: &process.Offsets{}}
 	start := time.Now()
-	stream, err := s.process.Start(ctx, request(p.user, s.startRequest()))
+	req := request(p.user, s.startRequest())
+	if p.timeout > 0 {
+		req.Header().Set("Connect-Timeout-Ms", strconv.FormatInt(max(1, p.timeout.Milliseconds()), 10))
+	}
+	stream, err := s.process.Start(ctx, req)
 	if err != nil {
 		return result{}, s.failure(ctx, err)
 	}
@@ -92,6 +97,9 @@ func (a *app) attach(ctx context.Context, c *client.Client, id string, p program
 	}
 	return res, nil
 }
+
+// overdue is how long we wait beyond the time limit for the agent, which keeps it: the last output may be on its way.
+const overdue = 2 * time.Second
 
 // timeUncertain is how much earlier than here the agent may see a time limit: it travels in whole milliseconds.
 const timeUncertain = 5 * time.Millisecond
@@ -437,14 +445,13 @@ func startError(command string, err error) error {
 		}
 		return false
 	}
-	kind := firebreak.KindOf(err)
 	switch {
-	case kind != firebreak.KindInvalid && kind != firebreak.KindNotFound && kind != firebreak.KindDenied || has("cwd", "user"):
+	case firebreak.KindOf(err) != firebreak.KindInvalid || has("cwd '"):
 		return err
 	case has("permission denied", "exec format error", "is a directory"):
 		return &startFailure{code: 126, err: &firebreak.Error{Kind: firebreak.KindInvalid,
 			Err: fmt.Errorf("%s cannot be executed: %w", command, fs.ErrPermission), Mend: notExecutableMend(text)}}
-	case has("not found", "no such file"):
+	case has("not found", "no such file", "not a directory"):
 		return &startFailure{code: 127, err: &firebreak.Error{Kind: firebreak.KindNotFound,
 			Err: fmt.Errorf("%s: not found in the sandbox", command), Mend: notFoundMend(command)}}
 	}

@@ -76,6 +76,9 @@ func (s *server) Start(ctx context.Context, req *connect.Request[process.StartRe
 	if strings.HasPrefix(c.Cmd, "missing") {
 		return connect.NewError(connect.CodeInvalidArgument, errors.New(`exec: "`+c.Cmd+`": executable file not found in $PATH`))
 	}
+	if c.Cmd == "useradd" {
+		return connect.NewError(connect.CodeInvalidArgument, errors.New("exec /usr/sbin/useradd: not a directory"))
+	}
 	if c.Cmd == "notexecutable" {
 		return connect.NewError(connect.CodeInvalidArgument, errors.New("fork/exec notexecutable: permission denied"))
 	}

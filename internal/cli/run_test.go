@@ -217,6 +217,7 @@ func TestRunTellsWhyAProgramDidNotStart(t *testing.T) {
 	}{
 		{[]string{"--", "missing-program"}, 127, "run: missing-program: not found in the sandbox; check the spelling"},
 		{[]string{"--", "missing program"}, 127, "sh -c 'missing program'"},
+		{[]string{"--", "useradd"}, 127, "run: useradd: not found in the sandbox"},
 		{[]string{"--", "notexecutable"}, 126, "run: notexecutable cannot be executed: permission denied; make it executable"},
 		{[]string{"-w", "/nowhere", "--", "true"}, 125, "run: cwd '/nowhere' does not exist"},
 		{[]string{"--isolation", "nodriver", "--", "true"}, 125, "run: nodriver cannot run here; buy a better machine"},

@@ -1,0 +1,201 @@
+// Package agent is the program inside every sandbox: it runs processes, moves files and opens ports there for the
+// host, over E2B's envd protocol. It works as pid 1 and as an ordinary process.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
+
+	"github.com/firebreak-dev/firebreak/internal/agent/account"
+	"github.com/firebreak-dev/firebreak/internal/agent/files"
+	"github.com/firebreak-dev/firebreak/internal/agent/proc"
+)
+
+// maxMessage bounds one message of Connect: input for a process is the largest.
+const maxMessage = 8 << 20
+
+// Config is how an agent is started.
+type Config struct {
+	Adopt            bool   // reap orphans: as pid 1, or as a subreaper that has the process to itself
+	DropCapabilities bool   // children get none, and no new privileges
+	PIDsMax          int64  // processes and threads of all children; 0 for no limit
+	Mark             string // the sandbox's id in every child's environment; "" for none
+	Ring             int    // bytes of output kept per stream; 0 for the default
+	Log              *slog.Logger
+}
+
+// Agent serves one sandbox.
+type Agent struct {
+	log     *slog.Logger
+	session *account.Session
+	reaper  *proc.Reaper
+	spawner *proc.Spawner
+	procs   *proc.Manager
+	files   *files.Service
+	claim   claim
+	metrics sampler
+	handler http.Handler
+	due     chan struct{} // closed at the deadline
+	dueOnce sync.Once
+
+	requests inflight
+	stop     context.CancelFunc
+	work     sync.WaitGroup
+}
+
+// New starts an agent. Close ends it.
+func New(c Config) (*Agent, error) {
+	prepare, err := c.prepare()
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{log: c.Log, due: make(chan struct{})}
+	if a.spawner, err = proc.NewSpawner(prepare...); err != nil {
+		return nil, fmt.Errorf("prepare to start processes: %w", err)
+	}
+	if c.Adopt && os.Getpid() != 1 {
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			c.Log.Warn("orphans of this sandbox go to the host's init", "error", err)
+		}
+	}
+	a.session = account.NewSession(account.Open("/"), os.Getpid() != 1)
+	a.reaper = proc.NewReaper(c.Adopt, c.Log)
+	mark := map[string]string{}
+	if c.Mark != "" {
+		mark["FIREBREAK_SANDBOX_ID"] = c.Mark
+	}
+	a.procs = proc.New(proc.Config{Session: a.session, Reaper: a.reaper, Spawner: a.spawner, Mark: mark, Ring: c.Ring, Log: c.Log})
+	a.files = files.New(a.session, c.Log)
+	a.handler = a.routes()
+	ctx, stop := context.WithCancel(context.Background())
+	a.stop = stop
+	a.work.Go(func() { a.reaper.Run(ctx) })
+	return a, nil
+}
+
+// prepare lists what the thread that starts processes is to be deprived of.
+func (c Config) prepare() ([]func() error, error) {
+	var steps []func() error
+	switch {
+	case c.PIDsMax > 0 && os.Getpid() != 1:
+		c.Log.Warn("processes are not limited: only the first process of a sandbox can do that")
+	case c.PIDsMax > 0:
+		enter, err := proc.LimitPIDs(filepath.Join(os.TempDir(), ".firebreak-pids"), c.PIDsMax)
+		if err != nil {
+			c.Log.Warn("processes are not limited: this kernel does not let the sandbox do it", "error", err)
+		} else {
+			steps = append(steps, enter)
+		}
+	}
+	if c.DropCapabilities {
+		steps = append(steps, proc.DropCapabilities)
+	}
+	return steps, nil
+}
+
+// routes is all that the agent answers. What needs no token is named in claim.guard.
+func (a *Agent) routes() http.Handler {
+	mux := http.NewServeMux()
+	limits := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessage)}
+	mux.Handle(a.procs.Handler(limits...))
+	mux.Handle(a.files.Handler(limits...))
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	mux.HandleFunc("GET /metrics", a.serveMetrics)
+	mux.HandleFunc("GET /envs", a.serveEnvs)
+	mux.HandleFunc("POST /init", a.serveInit)
+	mux.HandleFunc("POST /ports/{port}", a.servePort)
+	a.files.Routes(mux, a.claim.signed)
+	return a.requests.count(a.claim.guard(mux))
+}
+
+// Serve answers on l until ctx is done, the deadline comes, or l fails; then it cuts all connections.
+func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true) // gRPC needs it
+	base, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	srv := &http.Server{
+		Handler: a.handler, Protocols: protocols, MaxHeaderBytes: 64 << 10,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       5 * time.Minute, // longer than the guest's, so that it is the guest who closes
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(l) }()
+	var err error
+	select {
+	case err = <-failed:
+		return fmt.Errorf("serve: %w", err)
+	case <-a.due:
+		err = errDeadline
+	case <-ctx.Done():
+	}
+	_ = srv.Close() // cuts streams: those who wait for them learn that the sandbox is gone
+	cut()           // and what was hijacked
+	<-failed
+	a.requests.wait()
+	return err
+}
+
+// inflight counts requests, because http.Server does not wait for those whose connection it closed.
+type inflight struct {
+	mu   sync.Mutex
+	n    int
+	idle chan struct{} // closed once n is 0; nil while nobody waits
+}
+
+func (f *inflight) count(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.add(1)
+		defer f.add(-1)
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (f *inflight) add(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.n += n; f.n == 0 && f.idle != nil {
+		close(f.idle)
+		f.idle = nil
+	}
+}
+
+func (f *inflight) wait() {
+	f.mu.Lock()
+	var idle chan struct{}
+	if f.n > 0 {
+		f.idle = make(chan struct{})
+		idle = f.idle
+	}
+	f.mu.Unlock()
+	if idle != nil {
+		<-idle
+	}
+}
+
+// errDeadline is how Serve ends when the sandbox's time is up.
+var errDeadline = errors.New("the sandbox's time is up")
+
+// Close kills all processes and waits for everything that New and requests started.
+func (a *Agent) Close() {
+	a.claim.close()
+	a.files.Close()
+	a.procs.Close()
+	a.spawner.Close()
+	a.stop()
+	a.work.Wait()
+}

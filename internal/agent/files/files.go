@@ -1,0 +1,243 @@
+// Package files serves the files of a sandbox for the agent: filesystem.Filesystem with its watchers, and the uploads
+// and downloads of /files. Everything is done with the permissions of the user that a request names.
+package files
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
+
+	"github.com/firebreak-dev/firebreak/internal/agent/account"
+	filesystemv1 "github.com/firebreak-dev/firebreak/internal/api/filesystem"
+	"github.com/firebreak-dev/firebreak/internal/api/filesystem/filesystemconnect"
+)
+
+// Service serves the files.
+type Service struct {
+	session *account.Session
+	log     *slog.Logger
+
+	mu       sync.Mutex
+	watchers map[string]*polled
+}
+
+var _ filesystemconnect.FilesystemHandler = (*Service)(nil)
+
+// New returns the service for the users of session.
+func New(session *account.Session, log *slog.Logger) *Service {
+	return &Service{session: session, log: log, watchers: map[string]*polled{}}
+}
+
+// Close ends the watchers that are polled.
+func (s *Service) Close() {
+	s.mu.Lock()
+	watchers := s.watchers
+	s.watchers = map[string]*polled{}
+	s.mu.Unlock()
+	for _, w := range watchers {
+		w.close()
+	}
+}
+
+// Handler returns the path of filesystem.Filesystem and its handler.
+func (s *Service) Handler(opts ...connect.HandlerOption) (string, http.Handler) {
+	return filesystemconnect.NewFilesystemHandler(s, opts...)
+}
+
+// JSON answers with value.
+func JSON(w http.ResponseWriter, status int, value any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(value) // the client went away
+}
+
+// Error answers in the protocol's form.
+func Error(w http.ResponseWriter, status int, err error) {
+	JSON(w, status, map[string]any{"code": status, "message": err.Error()})
+}
+
+// as resolves path as the user means it that headers name, and does work there with that user's permissions.
+func (s *Service) as(h http.Header, path string, work func(u account.User, path string) error) error {
+	u, err := s.session.User(account.HeaderUser(h))
+	if err != nil {
+		return connect.NewError(connect.CodeUnauthenticated, err)
+	}
+	if strings.Contains(path, "\x00") {
+		return connect.NewError(connect.CodeInvalidArgument, errors.New("a path holds no zero byte"))
+	}
+	path = s.session.Path(u, path)
+	return coded(s.session.Do(u, func() error { return work(u, path) }))
+}
+
+// coded gives a file error its code of Connect.
+func coded(err error) error {
+	if err == nil {
+		return nil
+	}
+	if ce := new(connect.Error); errors.As(err, &ce) {
+		return err
+	}
+	code := connect.CodeInternal
+	for _, row := range []struct {
+		is   error
+		code connect.Code
+	}{
+		{unix.ELOOP, connect.CodeFailedPrecondition},
+		{fs.ErrNotExist, connect.CodeNotFound},
+		{fs.ErrExist, connect.CodeAlreadyExists},
+		{fs.ErrPermission, connect.CodePermissionDenied},
+		{unix.ENOTDIR, connect.CodeInvalidArgument},
+		{unix.EISDIR, connect.CodeInvalidArgument},
+		{unix.EINVAL, connect.CodeInvalidArgument},
+		{unix.ENAMETOOLONG, connect.CodeInvalidArgument},
+		{unix.ENOSPC, connect.CodeResourceExhausted},
+		{unix.EDQUOT, connect.CodeResourceExhausted},
+		{errors.ErrUnsupported, connect.CodeUnimplemented},
+		{context.Canceled, connect.CodeCanceled},
+		{context.DeadlineExceeded, connect.CodeDeadlineExceeded},
+	} {
+		if errors.Is(err, row.is) {
+			code = row.code
+			break
+		}
+	}
+	return connect.NewError(code, err)
+}
+
+// Stat implements filesystem.Filesystem.
+func (s *Service) Stat(_ context.Context, req *connect.Request[filesystemv1.StatRequest]) (*connect.Response[filesystemv1.StatResponse], error) {
+	var entry *filesystemv1.EntryInfo
+	err := s.as(req.Header(), req.Msg.GetPath(), func(_ account.User, path string) (err error) {
+		entry, err = s.entry(path)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&filesystemv1.StatResponse{Entry: entry}), nil
+}
+
+// MakeDir implements filesystem.Filesystem: parents too, all of them the user's.
+func (s *Service) MakeDir(_ context.Context, req *connect.Request[filesystemv1.MakeDirRequest]) (*connect.Response[filesystemv1.MakeDirResponse], error) {
+	var entry *filesystemv1.EntryInfo
+	err := s.as(req.Header(), req.Msg.GetPath(), func(_ account.User, path string) error {
+		switch info, err := os.Stat(path); {
+		case err == nil && info.IsDir():
+			return &fs.PathError{Op: "mkdir", Path: path, Err: fs.ErrExist}
+		case err == nil:
+			return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("%s exists and is not a directory", path))
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return err
+		}
+		var err error
+		entry, err = s.entry(path)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&filesystemv1.MakeDirResponse{Entry: entry}), nil
+}
+
+// Move implements filesystem.Filesystem. The destination's parents are made.
+func (s *Service) Move(_ context.Context, req *connect.Request[filesystemv1.MoveRequest]) (*connect.Response[filesystemv1.MoveResponse], error) {
+	var entry *filesystemv1.EntryInfo
+	err := s.as(req.Header(), req.Msg.GetSource(), func(u account.User, source string) error {
+		destination := s.session.Path(u, req.Msg.GetDestination())
+		if _, err := os.Lstat(source); err != nil {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Dir(destination), 0o755); err != nil {
+			return err
+		}
+		if err := move(source, destination); err != nil {
+			return err
+		}
+		var err error
+		entry, err = s.entry(destination)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&filesystemv1.MoveResponse{Entry: entry}), nil
+}
+
+// maxEntries bounds one listing; each is some 300 bytes here and on the wire.
+const maxEntries = 50_000
+
+// ListDir implements filesystem.Filesystem. Links below the directory are shown and not followed.
+func (s *Service) ListDir(ctx context.Context, req *connect.Request[filesystemv1.ListDirRequest]) (*connect.Response[filesystemv1.ListDirResponse], error) {
+	res := &filesystemv1.ListDirResponse{}
+	err := s.as(req.Header(), req.Msg.GetPath(), func(_ account.User, path string) error {
+		// A link to a directory is listed as that directory, but under the name that was asked for.
+		if info, err := os.Stat(path); err != nil {
+			return err
+		} else if !info.IsDir() {
+			return &fs.PathError{Op: "list", Path: path, Err: unix.ENOTDIR}
+		}
+		return s.list(ctx, path, max(1, req.Msg.GetDepth()), &res.Entries)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(res), nil
+}
+
+func (s *Service) list(ctx context.Context, dir string, depth uint32, into *[]*filesystemv1.EntryInfo) error {
+	names, err := readNames(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if len(*into) >= maxEntries {
+			return connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("more than %d entries; list with less depth", maxEntries))
+		}
+		path := filepath.Join(dir, name)
+		entry, err := s.entry(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it went away meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		*into = append(*into, entry)
+		if depth > 1 && entry.GetType() == filesystemv1.FileType_FILE_TYPE_DIRECTORY && entry.SymlinkTarget == nil {
+			if err := s.list(ctx, path, depth-1, into); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Remove implements filesystem.Filesystem: with everything below; what does not exist is removed already.
+func (s *Service) Remove(_ context.Context, req *connect.Request[filesystemv1.RemoveRequest]) (*connect.Response[filesystemv1.RemoveResponse], error) {
+	err := s.as(req.Header(), req.Msg.GetPath(), func(_ account.User, path string) error {
+		if path == "/" {
+			return connect.NewError(connect.CodeInvalidArgument, errors.New("the root directory cannot be removed"))
+		}
+		return os.RemoveAll(path)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&filesystemv1.RemoveResponse{}), nil
+}

@@ -1,0 +1,118 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	exitUsage    = 2
+	exitError    = 1
+	exitDeadline = 124
+
+	stopGrace = 3 * time.Second // that processes get after a signal to the agent
+)
+
+// Main is the program: it serves until a signal or the deadline ends it, and returns its exit status.
+func Main(args []string, stderr io.Writer) int {
+	// Little memory is worth more here than speed: there is an agent in every sandbox.
+	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(32 << 20)
+
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	var c Config
+	flags := flag.NewFlagSet("firebreak-agent", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	listen := flags.String("listen", "tcp:127.0.0.1:49983", "where to serve: tcp:HOST:PORT or unix:PATH")
+	flags.BoolVar(&c.DropCapabilities, "drop-capabilities", false, "give processes no capabilities and no new privileges")
+	flags.Int64Var(&c.PIDsMax, "pids-max", 0, "limit the `number` of processes by the sandbox's own means")
+	flags.StringVar(&c.Mark, "mark", "", "set FIREBREAK_SANDBOX_ID=`ID` for all processes")
+	if err := flags.Parse(args); err != nil {
+		return exitUsage
+	}
+	if flags.NArg() > 0 || c.PIDsMax < 0 {
+		fmt.Fprintln(stderr, "firebreak-agent: unknown arguments or a negative limit; see -help")
+		return exitUsage
+	}
+	c.Adopt, c.Log = true, log
+	code, err := run(c, *listen)
+	if err != nil {
+		log.Error("agent", "error", err)
+	}
+	return code
+}
+
+func run(c Config, address string) (int, error) {
+	// Before anything is started: what arrives while we begin must not be lost, and pid 1 ignores what it does not catch.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT)
+	defer signal.Stop(signals)
+	l, err := open(address)
+	if err != nil {
+		return exitError, err
+	}
+	a, err := New(c)
+	if err != nil {
+		_ = l.Close()
+		return exitError, err
+	}
+	defer a.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	served := make(chan error, 1)
+	go func() { served <- a.Serve(ctx, l) }()
+	select {
+	case sig := <-signals:
+		// Streams stay open meanwhile, so that clients still get the last output and the end.
+		a.procs.Stop(sig.(syscall.Signal), stopGrace)
+		cancel()
+		<-served
+		return 128 + int(sig.(syscall.Signal)), nil
+	case err := <-served:
+		if errors.Is(err, errDeadline) {
+			return exitDeadline, nil
+		}
+		return exitError, err
+	}
+}
+
+// open listens at tcp:HOST:PORT or unix:PATH. A socket that an earlier agent left behind is replaced.
+func open(address string) (net.Listener, error) {
+	network, where, ok := strings.Cut(address, ":")
+	if !ok || network != "tcp" && network != "unix" {
+		return nil, fmt.Errorf("listen at %q: not tcp:HOST:PORT nor unix:PATH", address)
+	}
+	if network == "unix" {
+		if conn, err := net.Dial(network, where); err == nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("listen at %q: another agent serves there", address)
+		}
+		if info, err := os.Lstat(where); err == nil && info.Mode().Type() == os.ModeSocket {
+			_ = os.Remove(where)
+		}
+	}
+	l, err := net.Listen(network, where)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if network == "unix" {
+		if err := os.Chmod(where, 0o600); err != nil {
+			_ = l.Close()
+			return nil, fmt.Errorf("listen: %w", err)
+		}
+	}
+	return l, nil
+}

@@ -28,7 +28,8 @@ const (
 	tokenHeader = "X-Access-Token"
 
 	maxHeader   = 64 << 10 // of a response
-	maxMessage  = 8 << 20  // of Connect, either way
+	maxMessage  = 32 << 20 // of Connect, from the agent: a listing of 50,000 files
+	maxSend     = 8 << 20  // of Connect, to the agent, who takes no more
 	maxText     = 4 << 10  // of an error that is quoted
 	dialTimeout = 10 * time.Second
 )

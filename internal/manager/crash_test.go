@@ -88,7 +88,7 @@ func (b diskBox) Dial(context.Context) (net.Conn, error) {
 			if _, err := theirs.Read(buf); err != nil {
 				return
 			}
-			if _, err := io.WriteString(theirs, "HTTP/1.1 204 "+http.StatusText(204)+"\r\n\r\n"); err != nil {
+			if _, err := io.WriteString(theirs, "HTTP/1.1 204 "+http.StatusText(http.StatusNoContent)+"\r\n\r\n"); err != nil {
 				return
 			}
 		}

@@ -1,0 +1,14 @@
+// Command firebreak runs the code of AI agents behind the isolation that its risk demands.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/firebreak-dev/firebreak/internal/driver/gvisor"
+)
+
+func main() {
+	gvisor.MaybeMain() // never returns in the processes of gVisor, which are this program too
+	os.Exit(run(context.Background(), os.Args[1:]))
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/client"
+	"github.com/firebreak-dev/firebreak/internal/cli"
+	"github.com/firebreak-dev/firebreak/internal/driver/all"
+	"github.com/firebreak-dev/firebreak/internal/image"
+	"github.com/firebreak-dev/firebreak/internal/manager"
+	"github.com/firebreak-dev/firebreak/internal/rpc"
+	"github.com/firebreak-dev/firebreak/internal/store"
+)
+
+// run is one command line, from its words to its exit status.
+//
+// The drivers need mounts and namespaces. Who may not have them gets them over what is his own: this program runs on
+// once more inside a user namespace, and this process only passes signals in and the exit status out.
+func run(ctx context.Context, args []string) int {
+	if needsNamespace() && wantsServer(args, os.Getenv("FIREBREAK_SERVER")) {
+		if status, err := runInNamespace(); err == nil {
+			return status
+		} // else connect, which needs it, says why it cannot be
+	}
+	return cli.Main(ctx, args, os.Stdin, os.Stdout, os.Stderr, connect)
+}
+
+// wantsServer guesses, before the command line is parsed, whether it will want a server inside this process.
+func wantsServer(args []string, server string) bool {
+	if len(args) == 0 || server != "" {
+		return false
+	}
+	switch args[0] {
+	case "version", "help", "completion", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd:
+		return false
+	}
+	for _, arg := range args {
+		if arg == "--" {
+			break
+		}
+		if arg == "--server" || strings.HasPrefix(arg, "--server=") || arg == "--help" || arg == "-h" {
+			return false
+		}
+	}
+	return true
+}
+
+// connect opens the way to a server: to another one if an address is given, else to one inside this process.
+func connect(ctx context.Context, opts cli.ServerOptions) (*client.Client, func() error, error) {
+	if opts.Server != "" {
+		return client.New(opts.Server, http.DefaultClient), func() error { return nil }, nil
+	}
+	if needsNamespace() { // the guess was wrong
+		status, err := runInNamespace()
+		if err != nil {
+			return nil, nil, err
+		}
+		os.Exit(status)
+	}
+	return serve(ctx, opts)
+}
+
+// serve starts the server inside this process, from the state directory up to the door. What is opened is closed in
+// reverse.
+func serve(ctx context.Context, opts cli.ServerOptions) (_ *client.Client, _ func() error, err error) {
+	var closers []func() error
+	closeAll := func() error {
+		var errs []error
+		for i := len(closers) - 1; i >= 0; i-- {
+			errs = append(errs, closers[i]())
+		}
+		return errors.Join(errs...)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll())
+		}
+	}()
+
+	dir, err := stateDir(opts.StateDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	records, err := store.Open(ctx, dir, opts.Log)
+	if err != nil {
+		return nil, nil, err
+	}
+	closers = append(closers, records.Close)
+
+	images, err := image.Open(filepath.Join(dir, "images"), opts.Log)
+	if err != nil {
+		return nil, nil, err
+	}
+	sandboxes, err := manager.New(manager.Config{StateDir: dir, Store: records, Images: images, Drivers: all.New(dir, opts.Log), Log: opts.Log})
+	if err != nil {
+		return nil, nil, err
+	}
+	closers = append(closers, sandboxes.Close)
+
+	local := rpc.NewLocal(rpc.New(sandboxes, sandboxes, images), opts.Log)
+	closers = append(closers, local.Close)
+	return client.New("http://firebreak", local.Client()), closeAll, nil
+}
+
+// stateDir returns the directory of all that firebreak keeps, and makes it if need be: the one that was asked for, or
+// the place that the system gives a daemon, or a user.
+func stateDir(asked string) (string, error) {
+	dir, err := filepath.Abs(asked)
+	if asked == "" {
+		dir, err = defaultStateDir()
+	}
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err == nil {
+		err = writable(dir)
+	}
+	// Paths in it are compared with what the kernel tells of mounts.
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir)
+	}
+	if err == nil {
+		return dir, nil
+	}
+	e := &firebreak.Error{Kind: firebreak.KindHost, Op: "use state directory", Err: err,
+		Mend: "name one that you may write with --state-dir or FIREBREAK_STATE_DIR"}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		e.Kind, e.Mend = firebreak.KindExhausted, "free space there, or name another one with --state-dir or FIREBREAK_STATE_DIR"
+	}
+	return "", e
+}
+
+// writable refuses what nothing can be kept in, before anything is half done.
+func writable(dir string) error {
+	const writeAndEnter = 2 | 1 // W_OK, X_OK
+	if err := syscall.Access(dir, writeAndEnter); err != nil {
+		return &fs.PathError{Op: "write", Path: dir, Err: err}
+	}
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if fi.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s: others may write it (mode %04o), and so reach into sandboxes", dir, fi.Mode().Perm())
+	}
+	return nil
+}
+
+func defaultStateDir() (string, error) {
+	if userID() == 0 {
+		return "/var/lib/firebreak", nil
+	}
+	if data := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(data) {
+		return filepath.Join(data, "firebreak"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("find your home directory: %w", err)
+	}
+	return filepath.Join(home, ".local", "share", "firebreak"), nil
+}

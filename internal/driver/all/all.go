@@ -1,0 +1,101 @@
+// Package all is the explicit list of the drivers that the program has. Each is made when it is first wanted, and the
+// agent's program is found, or built, only for a driver that is to make a sandbox.
+package all
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"sync"
+
+	"github.com/firebreak-dev/firebreak/internal/agentbin"
+	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/container"
+	"github.com/firebreak-dev/firebreak/internal/driver/gvisor"
+	"github.com/firebreak-dev/firebreak/internal/driver/process"
+)
+
+// Set is the drivers of one state directory. It may be used concurrently.
+type Set struct {
+	stateDir string
+	log      *slog.Logger
+
+	mu    sync.Mutex
+	agent string                   // guarded by mu: path of the agent's program, once it is known
+	made  map[string]driver.Driver // guarded by mu: by name, and by name and agent
+}
+
+// New returns the drivers of stateDir, which is absolute. It makes none yet.
+func New(stateDir string, log *slog.Logger) *Set {
+	return &Set{stateDir: stateDir, log: log, made: map[string]driver.Driver{}}
+}
+
+type entry struct {
+	name string
+	make func(stateDir, agent string, log *slog.Logger) driver.Driver
+}
+
+// entries is the list: the preferred driver first, the weakest boundary last.
+func entries() []entry {
+	return []entry{
+		{"gvisor", func(dir, agent string, log *slog.Logger) driver.Driver {
+			return gvisor.New(gvisor.Config{StateDir: dir, Agent: agent, Log: log})
+		}},
+		{"container", func(dir, agent string, log *slog.Logger) driver.Driver {
+			return container.New(container.Config{StateDir: dir, Agent: agent, Log: log})
+		}},
+		{"process", func(dir, agent string, log *slog.Logger) driver.Driver {
+			return process.New(process.Config{StateDir: dir, Agent: agent, Log: log})
+		}},
+	}
+}
+
+// Names lists all drivers, the preferred one first.
+func (s *Set) Names() []string {
+	var names []string
+	for _, e := range entries() {
+		names = append(names, e.name)
+	}
+	return names
+}
+
+// Keeper returns a driver for all but Create. fs.ErrNotExist for an unknown name.
+func (s *Set) Keeper(name string) (driver.Driver, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.driver(name, "")
+}
+
+// Maker returns a driver for Create too.
+func (s *Set) Maker(ctx context.Context, name string) (driver.Driver, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.driver(name, ""); err != nil {
+		return nil, err // before an agent is built for it
+	}
+	if s.agent == "" {
+		agent, err := agentbin.Path(ctx, filepath.Join(s.stateDir, "agent"), s.log)
+		if err != nil {
+			return nil, err
+		}
+		s.agent = agent
+	}
+	return s.driver(name, s.agent)
+}
+
+// driver must be called with s.mu held.
+func (s *Set) driver(name, agent string) (driver.Driver, error) {
+	key := name + " " + agent
+	if d := s.made[key]; d != nil {
+		return d, nil
+	}
+	for _, e := range entries() {
+		if e.name == name {
+			s.made[key] = e.make(filepath.Join(s.stateDir, "drivers", name), agent, s.log)
+			return s.made[key], nil
+		}
+	}
+	return nil, fmt.Errorf("driver %q: %w", name, fs.ErrNotExist)
+}

@@ -1,0 +1,183 @@
+package gvisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/control/client"
+	"gvisor.dev/gvisor/pkg/urpc"
+	"gvisor.dev/gvisor/runsc/boot"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/oci"
+	"github.com/firebreak-dev/firebreak/internal/guest"
+)
+
+// deadlineStatus is with what an agent ends whose time was up.
+const deadlineStatus = 124
+
+type box struct {
+	id     driver.ID
+	record string
+	limits firebreak.Limits
+	state  state
+}
+
+func (d *Driver) handle(spec driver.Spec, st state) *box {
+	return &box{id: spec.ID, record: d.path(spec.ID), limits: spec.Limits, state: st}
+}
+
+// await returns when the agent listens.
+func (s *box) await(ctx context.Context) error {
+	for pause := time.Millisecond; ; pause = min(2*pause, 10*time.Millisecond) {
+		conn, err := s.Dial(ctx)
+		if err == nil {
+			return conn.Close()
+		}
+		if ctx.Err() == nil && !s.state.Sandbox.alive() {
+			return fmt.Errorf("the sandbox ended before its agent listened%s", lastWords(s.record))
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
+
+// Dial implements driver.Sandbox.
+func (s *box) Dial(ctx context.Context) (net.Conn, error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, fmt.Errorf("dial agent: %w", err)
+	}
+	defer theirs.Close()
+	err = s.call(ctx, boot.ContMgrPortForward, &boot.PortForwardOpts{
+		FilePayload: urpc.FilePayload{Files: []*os.File{theirs}}, ContainerID: string(s.id), Port: guest.AgentPort,
+	}, nil)
+	if err == nil {
+		return ours, nil
+	}
+	ours.Close()
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case !s.state.Sandbox.alive():
+		return nil, fmt.Errorf("dial agent: the sandbox has ended: %w", fs.ErrNotExist)
+	}
+	return nil, &firebreak.Error{Kind: firebreak.KindUnavailable, Op: "dial agent", Err: err}
+}
+
+func socketPair() (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	theirs, file := os.NewFile(uintptr(fds[1]), "sandbox's end"), os.NewFile(uintptr(fds[0]), "our end")
+	defer file.Close()
+	ours, err := net.FileConn(file)
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return ours, theirs, nil
+}
+
+// call makes one call to gVisor's control socket.
+func (s *box) call(ctx context.Context, method string, arg, result any) error {
+	conn, err := s.connect()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() }) // which ends the call
+	defer stop()
+	return conn.Call(method, arg, result)
+}
+
+// connect goes through a descriptor of the socket, because its path may be too long for an address.
+func (s *box) connect() (*urpc.Client, error) {
+	fd, err := unix.Open(filepath.Join(s.record, "runsc-"+string(s.id)+".sock"), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open control socket: %w", err)
+	}
+	defer unix.Close(fd)
+	return client.ConnectTo(fmt.Sprintf("/proc/self/fd/%d", fd))
+}
+
+// Wait implements driver.Sandbox.
+func (s *box) Wait(ctx context.Context) (driver.Exit, error) {
+	var status unix.WaitStatus
+	id := string(s.id)
+	err := s.call(ctx, boot.ContMgrWait, &id, &status)
+	if ctx.Err() != nil {
+		return driver.Exit{}, ctx.Err()
+	}
+	code := -1
+	if err == nil && status.Exited() {
+		code = status.ExitStatus()
+	}
+	if err := s.state.Sandbox.wait(ctx); err != nil {
+		if ctx.Err() != nil {
+			return driver.Exit{}, ctx.Err()
+		}
+		return driver.Exit{}, fmt.Errorf("wait for sandbox: %w", err)
+	}
+	return s.exit(code, err == nil), nil
+}
+
+// exit says why the sandbox ended; code is its agent's if known.
+func (s *box) exit(code int, known bool) driver.Exit {
+	usage := s.cgroupUsage()
+	switch {
+	case ended(s.record):
+		return driver.Exit{Reason: firebreak.EndDestroyed, Code: -1, Detail: "it was destroyed"}
+	case usage.OOMKills > 0 && code != 0:
+		return driver.Exit{Reason: firebreak.EndOutOfMemory, Code: -1,
+			Detail: fmt.Sprintf("the kernel killed it at its limit of %d MiB", s.limits.Memory>>20)}
+	case code == deadlineStatus:
+		return driver.Exit{Reason: firebreak.EndDeadline, Code: code, Detail: "its time was up"}
+	case known:
+		return driver.Exit{Reason: firebreak.EndExited, Code: code, Detail: fmt.Sprintf("its agent ended with status %d", code)}
+	}
+	return driver.Exit{Reason: firebreak.EndLost, Code: -1, Detail: "it was gone when we looked" + lastWords(s.record)}
+}
+
+func (s *box) cgroupUsage() driver.Usage {
+	host, err := oci.FindCgroups()
+	if err != nil {
+		return driver.Usage{}
+	}
+	return host.Open(s.id).Usage()
+}
+
+// Usage implements driver.Sandbox.
+func (s *box) Usage(ctx context.Context) (driver.Usage, error) {
+	if err := ctx.Err(); err != nil {
+		return driver.Usage{}, err
+	}
+	usage := s.cgroupUsage()
+	if usage.CPU != 0 || usage.Memory != 0 {
+		return usage, nil
+	}
+	// Without cgroups gVisor's own account has to do; it leaves out what gVisor itself takes.
+	var event boot.EventOut
+	id := string(s.id)
+	if err := s.call(ctx, boot.ContMgrEvent, &id, &event); err != nil {
+		if errors.Is(err, fs.ErrNotExist) || !s.state.Sandbox.alive() {
+			return driver.Usage{}, fmt.Errorf("read usage: the sandbox has ended: %w", fs.ErrNotExist)
+		}
+		return driver.Usage{}, fmt.Errorf("read usage: %w", err)
+	}
+	data := event.Event.Data
+	return driver.Usage{
+		CPU: time.Duration(event.ContainerUsage[id]), Memory: int64(data.Memory.Usage.Usage),
+		MemoryPeak: int64(data.Memory.Usage.Max), PIDs: int64(data.Pids.Current),
+	}, nil
+}

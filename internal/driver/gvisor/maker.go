@@ -1,0 +1,173 @@
+package gvisor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/oci"
+)
+
+// recordFD is the maker's descriptor of the record's directory, with the lock on it.
+const recordFD = 3
+
+// request is what a maker is asked for.
+type request struct {
+	Spec     driver.Spec `json:"spec"`
+	Record   string      `json:"record"` // StateDir/<id>
+	Agent    string      `json:"agent"`
+	Rootless bool        `json:"rootless"` // we are root of a user namespace only
+}
+
+type answer struct {
+	State state  `json:"state"`
+	Error string `json:"error,omitempty"`
+}
+
+// runMaker makes the sandbox in a process of its own: what gVisor's code does to the process that calls it (standard
+// streams handed on and chowned, resource limits raised, cgroups and namespaces joined by threads) would harm a daemon.
+// That process is in the sandbox's cgroup and namespaces before it starts anything, so all that it starts is in them too.
+func (d *Driver) runMaker(ctx context.Context, spec driver.Spec, rec *record) (state, error) {
+	req, err := json.Marshal(request{Spec: spec, Record: rec.path, Agent: d.cfg.Agent, Rootless: rootless()})
+	if err != nil {
+		return state{}, err
+	}
+	var out, log bytes.Buffer
+	cmd := exec.CommandContext(ctx, d.cfg.Exe)
+	cmd.Args = []string{makerName, filepath.Join(rec.path, bundleName)}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Dir = "/"
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(req), &out, &log
+	cmd.ExtraFiles = []*os.File{rec.dir}
+	cmd.WaitDelay = 5 * time.Second
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET}
+	err = cmd.Run()
+	var ans answer
+	if jsonErr := json.Unmarshal(out.Bytes(), &ans); ctx.Err() == nil && jsonErr == nil {
+		if ans.Error != "" {
+			return state{}, &firebreak.Error{Kind: kindOfMaking(ans.Error), Op: "make gVisor sandbox",
+				Err: errors.New(ans.Error + lastWords(rec.path))}
+		}
+		return ans.State, nil
+	}
+	if ctx.Err() != nil {
+		return state{}, fmt.Errorf("make gVisor sandbox: %w", context.Cause(ctx))
+	}
+	return state{}, fmt.Errorf("make gVisor sandbox: %w%s", errors.Join(err), tail(log.String()))
+}
+
+// kindOfMaking classes what gVisor says only in words.
+func kindOfMaking(text string) firebreak.Kind {
+	if strings.Contains(text, unix.ENOSPC.Error()) {
+		return firebreak.KindExhausted
+	}
+	return firebreak.KindHost
+}
+
+// lastWords is what gVisor itself wrote before it gave up, for a person.
+func lastWords(record string) string {
+	file, err := os.Open(filepath.Join(record, panicName))
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	text := make([]byte, 4096)
+	n, _ := file.Read(text)
+	return tail(string(text[:n]))
+}
+
+// tail is the first line of text, after a colon.
+func tail(text string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	if line == "" {
+		return ""
+	}
+	return ": " + line
+}
+
+// rootless reports whether we are root of a user namespace only, rather than of the host.
+func rootless() bool {
+	data, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && strings.Join(strings.Fields(string(data)), " ") != "0 0 4294967295"
+}
+
+// make makes the sandbox; it runs in the maker. Whoever asked clears what is left if it fails.
+func (r request) make() (state, error) {
+	unix.CloseOnExec(recordFD)
+	if err := r.join(); err != nil {
+		return state{}, err
+	}
+	if err := raiseLoopback(); err != nil {
+		return state{}, err
+	}
+	if err := r.mount(); err != nil {
+		return state{}, err
+	}
+	sandboxPID, goferPID, err := r.boot()
+	if err != nil {
+		return state{}, err
+	}
+	st := state{Boot: bootID()}
+	if st.Sandbox, err = findProcess(sandboxPID); err != nil {
+		return state{}, fmt.Errorf("find sandbox's process: %w", err)
+	}
+	if goferPID != 0 {
+		if st.Gofer, err = findProcess(goferPID); err != nil {
+			return state{}, fmt.Errorf("find sandbox's file server: %w", err)
+		}
+	}
+	return st, st.save(r.Record)
+}
+
+// join makes the sandbox's cgroup, where the host lets us, and puts this process into it.
+func (r request) join() error {
+	host, err := oci.FindCgroups()
+	if err != nil {
+		return err
+	}
+	limits := r.Spec.Limits
+	if limits.PIDs > 0 {
+		limits.PIDs = hostTasks(limits.PIDs)
+	}
+	if !host.Caps().Has(driver.CapLimitPIDs) {
+		limits.PIDs = 0
+	}
+	group, err := host.Create(r.Spec.ID, limits)
+	if err != nil {
+		return err
+	}
+	return group.Join(0)
+}
+
+// hostTasks is how many host threads a sandbox of so many processes may take: gVisor uses several for each, and does
+// not survive a refusal. It is the outer wall; the limit that programs meet is set inside.
+func hostTasks(pids int64) int64 { return 1024 + 8*min(pids, 1<<20) }
+
+// raiseLoopback brings up the only interface of our new network namespace, from where gVisor copies its address.
+func raiseLoopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("bring up loopback: %w", err)
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err == nil {
+		lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+		err = unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
+	}
+	if err != nil {
+		return fmt.Errorf("bring up loopback: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package gvisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/oci"
+)
+
+// Probe implements driver.Driver: it boots a sandbox with nothing in it but the agent.
+func (d *Driver) Probe(ctx context.Context) (driver.Info, error) {
+	info := driver.Info{
+		Name: "gvisor", Version: version(), Boundary: firebreak.BoundaryUserKernel,
+		Forms: []driver.Form{driver.FormDisk, driver.FormDirectory},
+	}
+	host, err := oci.FindCgroups()
+	if err != nil {
+		info.Problems = append(info.Problems, driver.Problem{Text: err.Error(), Mend: "mount /proc"})
+		return info, ctx.Err()
+	}
+	info.Caps = caps(host)
+	want := driver.CapLimitCPU | driver.CapLimitMemory | driver.CapLimitPIDs
+	if missing := driver.Missing(host.Caps(), want); missing != 0 {
+		info.Warnings = append(info.Warnings, driver.Problem{
+			Text: fmt.Sprintf("no cgroup can be made here for %v: a sandbox can take what the host has", missing.Names()),
+			Mend: "run as root, or in a service with Delegate=yes",
+		})
+	}
+	if err := d.tryOne(ctx); err != nil {
+		if ctx.Err() != nil {
+			return driver.Info{}, ctx.Err()
+		}
+		info.Problems = append(info.Problems, problem(err))
+	}
+	return info, nil
+}
+
+// tryOne makes a sandbox and removes it, with a state of its own that List does not see.
+func (d *Driver) tryOne(ctx context.Context) error {
+	if err := os.MkdirAll(d.cfg.StateDir, 0o700); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(d.cfg.StateDir, ".probe-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	spec := driver.Spec{ID: probeID(dir), Dir: filepath.Join(dir, "dir"), Root: driver.Root{Form: driver.FormDirectory, Path: filepath.Join(dir, "root")}}
+	for _, sub := range []string{spec.Dir, spec.Root.Path} {
+		if err := os.Mkdir(sub, 0o755); err != nil {
+			return err
+		}
+	}
+	cfg := d.cfg
+	cfg.StateDir = filepath.Join(dir, "state")
+	try := New(cfg)
+	if _, err := try.Create(ctx, spec); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
+	defer cancel()
+	return try.Destroy(ctx, spec)
+}
+
+// probeID is an ID of this probe alone: cgroups know no state directories.
+func probeID(dir string) driver.ID {
+	return driver.ID(fmt.Sprintf("probe%d", os.Getpid()) + filepath.Base(dir)[len(".probe-"):])
+}
+
+// problem says how to mend what kept the probe from its sandbox.
+func problem(err error) driver.Problem {
+	p := driver.Problem{Text: err.Error()}
+	var e *firebreak.Error
+	if errors.As(err, &e) {
+		p.Mend = e.Mend
+	}
+	switch {
+	case p.Mend != "":
+	case os.Geteuid() != 0:
+		p.Mend = "run as root, or let ordinary users make user namespaces: sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000"
+	default:
+		p.Mend = "use Linux 5.12 or later, and allow namespaces, seccomp and ptrace to this process"
+	}
+	return p
+}
+
+// version is that of the gVisor that is linked in.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, dep := range info.Deps {
+		if dep.Path == "gvisor.dev/gvisor" {
+			return dep.Version
+		}
+	}
+	return ""
+}

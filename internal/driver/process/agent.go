@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/driver"
 )
@@ -33,6 +36,10 @@ func (d *Driver) start(spec driver.Spec, rec *record) (*child, error) {
 		return nil, fmt.Errorf("open agent's log: %w", err)
 	}
 	defer out.Close()
+	// What was open when this process was started may lack the flag, and would be the agent's and its programs' too.
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("keep our descriptors from the agent: %w", err)
+	}
 	// The socket's path is relative to the working directory: an absolute one may exceed the 108 bytes of a socket's name.
 	cmd := exec.Command(d.cfg.Agent, "--listen", "unix:../"+socketName, "--mark", d.mark(spec.ID))
 	cmd.Dir, cmd.Stdout, cmd.Stderr = work, out, out

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -76,10 +77,15 @@ func (d *Driver) Probe(ctx context.Context) (driver.Info, error) {
 	pidfd, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
 		info.Problems = append(info.Problems, driver.Problem{
-			Text: fmt.Sprintf("pidfd_open: %v", err), Mend: "use Linux 5.10 or later",
+			Text: fmt.Sprintf("pidfd_open: %v", err), Mend: "use Linux 5.11 or later",
 		})
 	} else {
 		unix.Close(pidfd)
+	}
+	if err := unix.CloseRange(math.MaxInt32, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		info.Problems = append(info.Problems, driver.Problem{
+			Text: fmt.Sprintf("close_range: %v", err), Mend: "use Linux 5.11 or later",
+		})
 	}
 	if _, err := readStat(os.Getpid()); err != nil {
 		info.Problems = append(info.Problems, driver.Problem{Text: err.Error(), Mend: "mount /proc"})

@@ -22,11 +22,9 @@ type Facts struct {
 	Links    []string          // network interfaces
 	Status   map[string]string // Cap*, NoNewPrivs, Seccomp of /proc/self/status
 	Env      []string
-	FDs      []string          // what is open beside standard input, output and error
 	Attempts map[string]string // what was tried, and the error; "" for what succeeded
 	Kmsg     string            // the kernel's log, if it can be read
 	Paths    map[string]bool   // of the arguments: whether each exists
-	Roots    []string          // names in /
 }
 
 func facts(paths []string) Facts {
@@ -34,7 +32,6 @@ func facts(paths []string) Facts {
 		UID: os.Getuid(), GID: os.Getgid(), Uname: uname(), Init: cmdline(1), PIDs: map[int]string{}, Env: os.Environ(),
 		Status: map[string]string{}, Paths: map[string]bool{}, Attempts: attempts(),
 	}
-	f.FDs = openFDs()
 	f.Mounts = text("/proc/self/mountinfo")
 	f.readProcesses()
 	for line := range strings.Lines(text("/proc/self/status")) {
@@ -56,11 +53,6 @@ func facts(paths []string) Facts {
 	for _, p := range paths {
 		_, err := os.Lstat(p)
 		f.Paths[p] = err == nil
-	}
-	if entries, err := os.ReadDir("/"); err == nil {
-		for _, e := range entries {
-			f.Roots = append(f.Roots, e.Name())
-		}
 	}
 	return f
 }
@@ -92,28 +84,6 @@ func text(path string) string {
 
 func cmdline(pid int) string {
 	return strings.TrimSpace(strings.ReplaceAll(text("/proc/"+strconv.Itoa(pid)+"/cmdline"), "\x00", " "))
-}
-
-func openFDs() []string {
-	dir, err := os.Open("/proc/self/fd")
-	if err != nil {
-		return nil
-	}
-	defer dir.Close()
-	names, _ := dir.Readdirnames(-1)
-	var out []string
-	for _, name := range names {
-		fd, err := strconv.Atoi(name)
-		if err != nil || fd <= 2 || fd == int(dir.Fd()) {
-			continue
-		}
-		target, err := os.Readlink("/proc/self/fd/" + name)
-		if err != nil || strings.Contains(target, "eventpoll") || strings.Contains(target, "eventfd") {
-			continue // the Go runtime's own
-		}
-		out = append(out, target)
-	}
-	return out
 }
 
 func uname() map[string]string {

@@ -28,7 +28,14 @@ import (
 // The drivers need mounts and namespaces. Who may not have them gets them over what is his own: this program runs on
 // once more inside a user namespace, and this process only passes signals in and the exit status out.
 func run(ctx context.Context, args []string) int {
-	if needsNamespace() && wantsServer(args, os.Getenv("FIREBREAK_SERVER")) {
+	own := wantsServer(args, os.Getenv("FIREBREAK_SERVER"))
+	if own {
+		if err := becomeStatic(ctx); err != nil {
+			fmt.Fprintf(os.Stderr, "firebreak: this program needs the host's libraries, so gVisor cannot start it, and it cannot be built anew (%v); "+
+				"use the one that `make build` makes\n", err)
+		}
+	}
+	if own && needsNamespace() {
 		if status, err := runInNamespace(); err == nil {
 			return status
 		} // else connect, which needs it, says why it cannot be

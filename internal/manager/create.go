@@ -141,7 +141,7 @@ func (m *Manager) record(req Request, name string, info driver.Info, tpl image.T
 
 func warningsOf(info driver.Info) []string {
 	var all []string
-	if info.Boundary == firebreak.BoundaryNone {
+	if info.Boundary == firebreak.BoundaryNone && len(info.Warnings) == 0 {
 		all = append(all, "nothing isolates this sandbox: its code can do all that you can do on this host")
 	}
 	for _, w := range info.Warnings {

@@ -428,7 +428,9 @@ func (d brokenDriver) Probe(context.Context) (driver.Info, error) {
 	return d.info, nil
 }
 
-func (d brokenDriver) Create(context.Context, driver.Spec) (driver.Sandbox, error) { return nil, d.create }
+func (d brokenDriver) Create(context.Context, driver.Spec) (driver.Sandbox, error) {
+	return nil, d.create
+}
 
 func TestFailedCreateIsDiagnosedAndLeavesNothing(t *testing.T) {
 	h := newHost(t)

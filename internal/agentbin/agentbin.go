@@ -1,5 +1,5 @@
-// Package agentbin finds the programs that run in and around sandboxes: the agent, embedded by `make build`, beside the
-// running program, or built from source with the Go toolchain; and the running program itself in a static build.
+// Package agentbin finds the agent's executable: embedded by `make build`, beside the running program, or built from
+// source with the Go toolchain.
 package agentbin
 
 import (
@@ -12,9 +12,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strings"
 
 	"github.com/firebreak-dev/firebreak"
 )
@@ -25,7 +29,7 @@ var embedded embed.FS
 const (
 	embeddedName = "bin/firebreak-agent.gz"
 	siblingName  = "firebreak-agent"
-	maxSize      = 512 << 20 // of a program, bytes
+	maxSize      = 64 << 20 // of an agent, bytes
 )
 
 // Path returns the absolute path of the agent's executable in dir, which it makes if need be. The file's name holds the
@@ -38,7 +42,7 @@ func Path(ctx context.Context, dir string, log *slog.Logger) (string, error) {
 	}
 	packed, err := embedded.ReadFile(embeddedName)
 	if err == nil {
-		return install(dir, "agent-"+digest(packed), func(w io.Writer) error { return unpack(w, packed) })
+		return install(dir, digest(packed), func(w io.Writer) error { return unpack(w, packed) })
 	}
 	exe, err := os.Executable()
 	if err != nil {
@@ -47,7 +51,7 @@ func Path(ctx context.Context, dir string, log *slog.Logger) (string, error) {
 	sibling := filepath.Join(filepath.Dir(exe), siblingName)
 	if info, err := os.Stat(sibling); err == nil && info.Mode().IsRegular() {
 		key := fmt.Sprintf("%s %d %d", sibling, info.Size(), info.ModTime().UnixNano())
-		return install(dir, "agent-"+digest([]byte(key)), func(w io.Writer) error { return copyFile(w, sibling) })
+		return install(dir, digest([]byte(key)), func(w io.Writer) error { return copyFile(w, sibling) })
 	}
 	return fromSource(ctx, dir, exe, log)
 }
@@ -76,18 +80,18 @@ func copyFile(w io.Writer, name string) error {
 	return err
 }
 
-// install makes dir/name with what write gives, unless it is there. The rename makes it whole or absent.
-func install(dir, name string, write func(io.Writer) error) (string, error) {
-	path := filepath.Join(dir, name)
+// install makes dir/agent-key with what write gives, unless it is there. The rename makes it whole or absent.
+func install(dir, key string, write func(io.Writer) error) (string, error) {
+	path := filepath.Join(dir, "agent-"+key)
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("make directory for programs: %w", err)
+		return "", fmt.Errorf("make directory for the agent: %w", err)
 	}
-	temp, err := os.CreateTemp(dir, ".new-*")
+	temp, err := os.CreateTemp(dir, ".agent-*")
 	if err != nil {
-		return "", fmt.Errorf("install %s: %w", name, err)
+		return "", fmt.Errorf("install the agent: %w", err)
 	}
 	defer os.Remove(temp.Name())
 	err = write(temp)
@@ -96,21 +100,68 @@ func install(dir, name string, write func(io.Writer) error) (string, error) {
 		err = os.Rename(temp.Name(), path)
 	}
 	if err != nil {
-		return "", fmt.Errorf("install %s: %w", name, err)
+		return "", fmt.Errorf("install the agent: %w", err)
 	}
 	return path, nil
 }
 
-// fromSource builds the agent from the module that the running program was built from.
+// fromSource builds the agent from the module that the running program was built from. The key is the program's own
+// build, because a program that was built anew may come with a new agent.
 func fromSource(ctx context.Context, dir, exe string, log *slog.Logger) (string, error) {
-	path, err := build(ctx, dir, exe, program{"agent", "./cmd/firebreak-agent"}, log)
+	key, err := buildKey(exe)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "agent-"+key)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	module, err := moduleDir()
 	if err != nil {
 		return "", noAgent(err)
 	}
-	return path, nil
+	gotool, err := exec.LookPath("go")
+	if err != nil {
+		return "", noAgent(err)
+	}
+	log.Info("building the agent, once for this build of firebreak")
+	temp, err := os.MkdirTemp("", "firebreak-agent-")
+	if err != nil {
+		return "", fmt.Errorf("build the agent: %w", err)
+	}
+	defer os.RemoveAll(temp)
+	built := filepath.Join(temp, siblingName)
+	build := exec.CommandContext(ctx, gotool, "build", "-trimpath", "-ldflags", "-s -w", "-o", built, "./cmd/firebreak-agent")
+	build.Dir = module
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", noAgent(fmt.Errorf("go build: %w: %s", err, lastLine(out)))
+	}
+	return install(dir, key, func(w io.Writer) error { return copyFile(w, built) })
 }
 
 func noAgent(err error) error {
 	return &firebreak.Error{Kind: firebreak.KindHost, Op: "find the agent that runs inside sandboxes", Err: err,
 		Mend: "run `make build` in Firebreak's source and use bin/firebreak, which carries its agent"}
+}
+
+func lastLine(out []byte) string {
+	text := strings.TrimSpace(string(out))
+	return text[strings.LastIndexByte(text, '\n')+1:]
+}
+
+// moduleDir is where this source file lay when it was compiled, if it is still there.
+func moduleDir() (string, error) {
+	_, file, _, ok := runtime.Caller(0)
+	if !ok || !filepath.IsAbs(file) {
+		return "", errors.New("this program does not know where its source is")
+	}
+	dir := filepath.Join(filepath.Dir(file), "..", "..")
+	if _, err := os.Stat(filepath.Join(dir, "cmd", siblingName)); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("its source is no longer at %s", dir)
+		}
+		return "", err
+	}
+	return dir, nil
 }

@@ -44,7 +44,7 @@ func TestPathGivesARunnableAgent(t *testing.T) {
 	if _, exited := err.(*exec.ExitError); !exited {
 		t.Errorf("the agent took a nonsense address: %v %s", err, out)
 	}
-	left, _ := filepath.Glob(filepath.Join(dir, ".new-*"))
+	left, _ := filepath.Glob(filepath.Join(dir, ".agent-*"))
 	if len(left) > 0 {
 		t.Errorf("temporary files left: %v", left)
 	}

@@ -22,7 +22,8 @@ type copier struct {
 	meter   *meter
 	left    int64 // bytes that may still come
 	limit   int64
-	entries int // that may still come
+	root    string // in the sandbox, links resolved where the agent says so
+	entries int    // that may still come
 	links   []link
 	skipped int
 }
@@ -42,6 +43,9 @@ func (a *app) copyFrom(ctx context.Context, from remotePath, host string, limit 
 	}
 	c := &copier{app: a, from: from, left: limit, limit: limit, entries: maxCopyEntries, meter: a.newMeter("copied")}
 	defer c.meter.close()
+	if c.root = entry.GetPath(); path.IsAbs(entry.GetSymlinkTarget()) {
+		c.root = entry.GetSymlinkTarget()
+	}
 	name := path.Base(path.Clean(from.path))
 	isDir := entry.GetType() == filesystem.FileType_FILE_TYPE_DIRECTORY
 	contents := isDir && (name == "." || name == ".." || name == "/" || strings.HasSuffix(from.path, "/."))
@@ -243,6 +247,7 @@ func exhausted(err error, mend string) error {
 
 // makeLink makes a link unless it leads out of what was copied.
 func (c *copier) makeLink(root *os.Root, l link) error {
+	l.target = relativeLink(c.root, l.dir, l.target)
 	if !staysBelow(l.dir, l.target) {
 		c.skip(l.dir, l.name, "it is a link that leads out of what is copied")
 		return nil
@@ -252,6 +257,18 @@ func (c *copier) makeLink(root *os.Root, l link) error {
 		return err
 	}
 	return root.Symlink(l.target, name)
+}
+
+// relativeLink makes a target relative that lies below root: agents may resolve links and give absolute paths.
+func relativeLink(root, dir, target string) string {
+	if !path.IsAbs(target) {
+		return target
+	}
+	relative, err := filepath.Rel(path.Join(root, dir), path.Clean(target))
+	if err != nil {
+		return target
+	}
+	return relative
 }
 
 // staysBelow reports whether a link in dir to target cannot lead above the top. ".." may only stand at the beginning:

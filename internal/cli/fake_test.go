@@ -51,6 +51,7 @@ type server struct {
 	all       []*proc
 	users     []string // that requests of Process came from
 
+	absent     []string                                     // programs that Start does not find
 	slow       chan struct{}                                // not nil: creating waits for it
 	oldest     uint64                                       // byte of stdout that Connect has
 	breakAfter int                                          // bytes of output after which a stream breaks off, once
@@ -119,7 +120,7 @@ func (s *server) CreateSandbox(ctx context.Context, req *connect.Request[firebre
 	sb := &firebreakv1.Sandbox{Id: sandboxID, Name: req.Msg.Name, State: "running", Driver: "gvisor", Boundary: "user-kernel",
 		Template: "host", Limits: req.Msg.Limits, Detached: req.Msg.Detached, Command: req.Msg.Command}
 	if req.Msg.Driver == "process" {
-		sb.Warnings = []string{"no boundary"}
+		sb.Boundary, sb.Warnings = "none", []string{"no boundary"}
 	}
 	s.sandboxes[sandboxID] = sb
 	ms := func(n int) *durationpb.Duration { return durationpb.New(time.Duration(n) * time.Millisecond) }

@@ -73,7 +73,7 @@ func (s *server) Start(ctx context.Context, req *connect.Request[process.StartRe
 	c := req.Msg.Process
 	cmd := exec.Command(c.Cmd, c.Args...)
 	cmd.Dir = s.host(c.GetCwd())
-	if strings.HasPrefix(c.Cmd, "missing") {
+	if strings.HasPrefix(c.Cmd, "missing") || contains(s.absent, c.Cmd) {
 		return connect.NewError(connect.CodeInvalidArgument, errors.New(`exec: "`+c.Cmd+`": executable file not found in $PATH`))
 	}
 	if c.Cmd == "useradd" {

@@ -149,7 +149,7 @@ func (l *launch) commands(ctx context.Context) ([][]string, error) {
 		return [][]string{l.program.command}, nil
 	}
 	defer l.report.lap(&l.report.upload)()
-	name, err := l.script.upload(ctx, l.client, l.sandbox.GetId(), l.program)
+	name, err := l.script.upload(ctx, l.client, l.sandbox.GetId(), l.sandbox.GetBoundary(), l.program)
 	if err != nil {
 		return nil, err
 	}

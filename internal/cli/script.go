@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/client"
 )
 
@@ -245,10 +246,18 @@ func missingScript(file string, err error) error {
 
 // upload puts the script into the sandbox's work directory under its own name, and returns that name as the program
 // sees it.
-func (s *script) upload(ctx context.Context, c *client.Client, id string, p program) (string, error) {
+func (s *script) upload(ctx context.Context, c *client.Client, id, boundary string, p program) (string, error) {
 	name := s.name
 	if p.cwd != "" {
 		name = path.Join(p.cwd, s.name)
+	}
+	if boundary == firebreak.BoundaryNone.String() {
+		// The directory is one of this host, perhaps the one where the script lies.
+		at := remotePath{client: c, id: id, path: name, user: p.user}
+		if entry, err := at.stat(ctx); err == nil {
+			return "", &firebreak.Error{Kind: firebreak.KindExists, Op: "upload script", Err: fmt.Errorf("%s exists", entry.GetPath()),
+				Mend: "choose another work directory with --workdir"}
+		}
 	}
 	if err := c.WriteFile(ctx, id, name, p.user, s.content); err != nil {
 		return "", fmt.Errorf("upload script: %w", err)

@@ -137,6 +137,9 @@ func (s *Store) tree(ctx context.Context, hex string, load func() (*erofs.Node, 
 	if err := s.unpack(ctx, w, load); err != nil {
 		return "", fmt.Errorf("unpack: %w", err)
 	}
+	if err := s.touch(w.path("tree")); err != nil {
+		return "", err
+	}
 	l, err := s.hold(ctx, unix.LOCK_SH)
 	if err != nil {
 		return "", err

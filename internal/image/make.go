@@ -107,6 +107,9 @@ func (s *Store) makeIn(ctx context.Context, w work, src Source, name string, opt
 	if err != nil {
 		return Template{}, s.blameSource("read "+src.Path+src.Reference+src.Recipe, err)
 	}
+	if len(j.tree.Root().Entries) == 0 {
+		return Template{}, badImage("there are no files in it")
+	}
 	if n := j.tree.Dropped(); n > 0 {
 		s.log.Info("devices and sockets of the image are left out", "template", name, "count", n)
 	}

@@ -54,6 +54,9 @@ func (j *job) fromRecipe(ctx context.Context, wanted string) (Template, error) {
 	if err := j.bootstrap(ctx, r); err != nil {
 		return t, err
 	}
+	if _, err := j.tree.Lookup("/bin/bash"); err != nil {
+		return t, &firebreak.Error{Kind: firebreak.KindHost, Err: fmt.Errorf("mmdebstrap wrote no root file system: %w", err)}
+	}
 	for _, f := range r.files {
 		if err := j.tree.WriteFile(f.path, []byte(f.text), 0o440); err != nil {
 			return t, err

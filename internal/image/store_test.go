@@ -208,6 +208,8 @@ func TestSources(t *testing.T) {
 	must(t, unix.Mkfifo(fifo, 0o600))
 	noise := filepath.Join(t.TempDir(), "noise")
 	must(t, os.WriteFile(noise, bytes.Repeat([]byte("noise"), 5000), 0o600))
+	empty := filepath.Join(t.TempDir(), "empty")
+	must(t, os.WriteFile(empty, nil, 0o600))
 	cut := filepath.Join(t.TempDir(), "cut")
 	packed := gz(t, tarOf(t, smallTree(t, "x")))
 	must(t, os.WriteFile(cut, packed[:len(packed)-20], 0o600))
@@ -223,6 +225,9 @@ func TestSources(t *testing.T) {
 		"two":            {Source{Path: "/x", Reference: "y"}, firebreak.KindInvalid},
 		"no such path":   {Source{Path: "/does/not/exist"}, firebreak.KindNotFound},
 		"fifo":           {Source{Path: fifo}, firebreak.KindInvalid},
+		"nothing":        {Source{Path: "/dev/null"}, firebreak.KindInvalid},
+		"empty file":     {Source{Path: empty}, firebreak.KindInvalid},
+		"empty":          {Source{Path: t.TempDir()}, firebreak.KindInvalid},
 		"noise":          {Source{Path: noise}, firebreak.KindInvalid},
 		"cut short":      {Source{Path: cut}, firebreak.KindInvalid},
 		"xz":             {Source{Path: xz}, firebreak.KindUnsupported},

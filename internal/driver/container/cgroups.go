@@ -7,18 +7,41 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/driver"
 )
 
 // cgroupPath is the cgroup that the runtime makes, in every hierarchy of the host; package oci looks for it there.
 func cgroupPath(id driver.ID) string { return "/firebreak/" + string(id) }
+
+// hideUnified takes the version 2 hierarchy out of the calling thread's mount namespace on a host that has both, which
+// crun up to version 1.8 refuses to serve if version 2 has any controller. The limits are then all in version 1.
+func hideUnified() error {
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	if err != nil {
+		return fmt.Errorf("find cgroups: %w", err)
+	}
+	if !slices.ContainsFunc(mounts, func(m *mountinfo.Info) bool { return m.FSType == "cgroup" }) {
+		return nil
+	}
+	for _, m := range mounts {
+		if m.FSType != "cgroup2" {
+			continue
+		}
+		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("hide %s: %w", m.Mountpoint, err)
+		}
+	}
+	return nil
+}
 
 // removeCgroups ends what is left in the cgroups of a sandbox and removes them. Runtimes make one in every hierarchy of
 // version 1, also in those that limit nothing.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/driver/oci"
@@ -44,7 +45,7 @@ func config(spec driver.Spec, at string, base uint32) (*specs.Spec, error) {
 		Bounding: agentCapabilities, Effective: agentCapabilities, Permitted: agentCapabilities,
 	}
 	s.Process.Rlimits = []specs.POSIXRlimit{
-		{Type: "RLIMIT_NOFILE", Soft: 1024, Hard: 65536},
+		{Type: "RLIMIT_NOFILE", Soft: min(1024, fileLimit()), Hard: fileLimit()},
 		{Type: "RLIMIT_CORE", Soft: 1, Hard: 1}, // 1, not 0: it keeps the host's core dump program from being run
 	}
 	if appArmor() {
@@ -82,6 +83,17 @@ func resources(spec driver.Spec) *specs.LinuxResources {
 		r.CPU = &specs.LinuxCPU{Quota: &quota, Period: &per}
 	}
 	return r
+}
+
+// fileLimit is how many files a process of a sandbox may have open. Within its user namespace none can be allowed more
+// than we are.
+func fileLimit() uint64 {
+	const most = 65536
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+		return most
+	}
+	return min(most, own.Max)
 }
 
 // swapCounted reports whether the kernel can limit swap; version 1 hierarchies may lack it, and runtimes then fail.

@@ -56,15 +56,13 @@ func (d *Driver) create(ctx context.Context, spec driver.Spec, t tool, groups *o
 		return nil, fmt.Errorf("use its directory: %w", err)
 	}
 	sb := &sandbox{spec: spec}
-	output, err := d.start(ctx, spec, t, groups.Caps() != 0)
-	if output != nil {
-		defer output.Close()
-	}
+	std, err := d.start(ctx, spec, t, groups.Caps() != 0)
+	defer std.close()
 	if err != nil {
 		return nil, err
 	}
 	if sb.rec, err = newRecord(spec); err != nil {
-		return nil, fmt.Errorf("start agent: %w: %s", err, tail(output))
+		return nil, fmt.Errorf("start agent: %w: %s", err, tail(std.out))
 	}
 	if err := verifyLimits(spec, sb.rec, groups); err != nil {
 		return nil, err
@@ -74,20 +72,20 @@ func (d *Driver) create(ctx context.Context, spec driver.Spec, t tool, groups *o
 	}
 	c.unlock() // so that Destroy can end a sandbox whose agent never listens
 	if err := sb.await(ctx); err != nil {
-		return nil, fmt.Errorf("wait for agent: %w: %s", err, tail(output))
+		return nil, fmt.Errorf("wait for agent: %w: %s", err, tail(std.out))
 	}
 	return sb, nil
 }
 
 // start prepares disk, ids and configuration, and has the runtime start the container.
-func (d *Driver) start(ctx context.Context, spec driver.Spec, t tool, limited bool) (output *os.File, err error) {
+func (d *Driver) start(ctx context.Context, spec driver.Spec, t tool, limited bool) (std stdio, err error) {
 	base, err := d.ranges().take(spec.ID)
 	if err != nil {
-		return nil, err
+		return std, err
 	}
 	at, err := d.stageDir(spec, t.Path)
 	if err != nil {
-		return nil, err
+		return std, err
 	}
 	var (
 		side   sync.WaitGroup
@@ -104,15 +102,20 @@ func (d *Driver) start(ctx context.Context, spec driver.Spec, t tool, limited bo
 		defer userns.Close()
 	}
 	if err = errors.Join(err, nsErr); err != nil {
-		return nil, err
+		return std, err
 	}
 	err = inOwnMounts(func() (err error) {
-		if output, err = d.stage(spec, at, base, userns); err != nil {
+		if std, err = d.stage(spec, at, base, userns); err != nil {
 			return err
 		}
-		return d.run(ctx, t, spec, limited, output)
+		if t.Name == "crun" {
+			if err := hideUnified(); err != nil {
+				return err
+			}
+		}
+		return d.run(ctx, t, spec, limited, std)
 	})
-	return output, err
+	return std, err
 }
 
 // verifyLimits makes sure that the runtime has put the sandbox where its limits are set and are read.

@@ -148,9 +148,8 @@ func members(bases []uint32, own string) []int {
 
 // zombie tells of a process that has ended and waits for its parent, which nobody can hasten.
 func zombie(pid int) bool {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	_, after, found := cutLast(data, ')')
-	return err != nil || found && len(after) > 1 && (after[1] == 'Z' || after[1] == 'X')
+	st, err := statOf(pid)
+	return err != nil || st.state == 'Z' || st.state == 'X'
 }
 
 // unmountBelow makes sure that removing a directory removes nothing of what is mounted in it. This driver mounts nothing

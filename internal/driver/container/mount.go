@@ -18,7 +18,14 @@ import (
 func inOwnMounts(do func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The first thread of a program does not end with its goroutine: let another one do it.
+			defer runtime.UnlockOSThread()
+			done <- inOwnMounts(do)
+			return
+		}
+		// Never unlocked: the thread ends with this goroutine.
 		done <- func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 				return fmt.Errorf("make mount namespace: %w", err)
@@ -108,7 +115,7 @@ func (t tree) attachIn(root *os.File, target string, owner uint32) error {
 	if err := unix.Fstat(int(t.Fd()), &st); err != nil {
 		return fmt.Errorf("look at mount %s: %w", t.Name(), err)
 	}
-	at, err := place(root, target, st.Mode&unix.S_IFMT == unix.S_IFDIR, owner)
+	at, err := mountPoint(root, target, st.Mode&unix.S_IFMT == unix.S_IFDIR, owner)
 	if err != nil {
 		return err
 	}
@@ -120,13 +127,13 @@ func (t tree) attachIn(root *os.File, target string, owner uint32) error {
 	return nil
 }
 
-// place opens the directory or file at target below root, and makes what is missing of it for owner.
-func place(root *os.File, target string, dir bool, owner uint32) (int, error) {
+// mountPoint opens the directory or file at target below root, and makes what is missing of it for owner.
+func mountPoint(root *os.File, target string, dir bool, owner uint32) (int, error) {
 	at, err := openIn(root, target)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return at, err
 	}
-	parent, err := place(root, path.Dir(target), true, owner)
+	parent, err := mountPoint(root, path.Dir(target), true, owner)
 	if err != nil {
 		return -1, err
 	}

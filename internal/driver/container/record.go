@@ -32,12 +32,12 @@ func newRecord(spec driver.Spec) (record, error) {
 	if err != nil || pid <= 0 {
 		return record{}, fmt.Errorf("read pid: %.20q is none", text)
 	}
-	start, err := startOf(pid)
+	st, err := statOf(pid)
 	if err != nil {
 		return record{}, err
 	}
 	boot, err := bootID()
-	return record{PID: pid, Start: start, Boot: boot}, err
+	return record{PID: pid, Start: st.start, Boot: boot}, err
 }
 
 func (r record) write(spec driver.Spec) error {
@@ -81,32 +81,33 @@ func (r record) open() (*os.File, error) {
 	}
 	f := os.NewFile(uintptr(fd), "pidfd")
 	// Read after the pidfd was opened: if it still is the process that began then, so is what the pidfd holds.
-	if start, err := startOf(r.PID); err != nil || start != r.Start {
+	if st, err := statOf(r.PID); err != nil || st.start != r.Start {
 		f.Close()
 		return nil, gone
 	}
 	return f, nil
 }
 
-// startOf returns when a process began, in clock ticks since boot.
-func startOf(pid int) (uint64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, fmt.Errorf("look at process %d: %w", pid, err)
-	}
-	// The second field is a name that may hold anything, so fields are counted from its last parenthesis.
-	_, after, _ := cutLast(data, ')')
-	if fields := bytes.Fields(after); len(fields) > 19 {
-		return strconv.ParseUint(string(fields[19]), 10, 64)
-	}
-	return 0, fmt.Errorf("look at process %d: %w", pid, fs.ErrInvalid)
+// stat is what /proc/<pid>/stat says of a process.
+type stat struct {
+	state  byte
+	start  uint64 // clock ticks since boot
+	status int    // of a process that has ended, as of wait(2)
 }
 
-func cutLast(b []byte, sep byte) (before, after []byte, found bool) {
-	if i := bytes.LastIndexByte(b, sep); i >= 0 {
-		return b[:i], b[i+1:], true
+func statOf(pid int) (stat, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return stat{}, fmt.Errorf("look at process %d: %w", pid, err)
 	}
-	return b, nil, false
+	// The second field is a name that may hold anything, so fields are counted from its last parenthesis.
+	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	if len(fields) < 50 {
+		return stat{}, fmt.Errorf("look at process %d: %w", pid, fs.ErrInvalid)
+	}
+	start, err1 := strconv.ParseUint(string(fields[19]), 10, 64)
+	status, err2 := strconv.Atoi(string(fields[49]))
+	return stat{fields[0][0], start, status}, errors.Join(err1, err2)
 }
 
 func bootID() (string, error) {

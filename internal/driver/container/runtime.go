@@ -141,7 +141,7 @@ func (t tool) escape(cves, mend string) error {
 
 // run starts the container of spec, with one call of the runtime, and returns when its first process runs. It must be
 // called on a thread that stays locked meanwhile: the runtime inherits its mounts and dies with it.
-func (d *Driver) run(ctx context.Context, t tool, spec driver.Spec, limited bool, output *os.File) error {
+func (d *Driver) run(ctx context.Context, t tool, spec driver.Spec, limited bool, std stdio) error {
 	own := ownDir(spec)
 	log := filepath.Join(own, logName)
 	args := []string{"--root", d.claimDir(spec.ID), "--log", log, "--log-format", "json"}
@@ -156,7 +156,7 @@ func (d *Driver) run(ctx context.Context, t tool, spec driver.Spec, limited bool
 	cmd := exec.CommandContext(ctx, t.Path, args...)
 	cmd.Dir = own // by which a half-made container is found
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-	cmd.Stdout, cmd.Stderr = output, output
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = std.in, std.out, std.out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	if err := cmd.Run(); err != nil {
@@ -165,7 +165,7 @@ func (d *Driver) run(ctx context.Context, t tool, spec driver.Spec, limited bool
 		}
 		why := lastError(log)
 		if why == "" {
-			why = tail(output)
+			why = tail(std.out)
 		}
 		return fmt.Errorf("%s: %w: %s", t.Name, err, why)
 	}

@@ -67,7 +67,7 @@ func (s *sandbox) Wait(ctx context.Context) (driver.Exit, error) {
 	if err := waitExit(ctx, pidfd); err != nil {
 		return driver.Exit{}, err
 	}
-	return s.reason(exitStatus(ctx, pidfd)), nil
+	return s.reason(s.exitStatus(pidfd)), nil
 }
 
 // reason finds out why the agent, which has ended, did so. Status is as of wait(2), -1 if unknown.
@@ -132,23 +132,19 @@ func waitExit(ctx context.Context, pidfd *os.File) error {
 	return nil
 }
 
-// exitStatus asks the kernel for the status of a process that is nobody's child here, which Linux tells since 6.15, once
-// its parent has taken note of the end. -1 if it does not.
-func exitStatus(ctx context.Context, pidfd *os.File) int {
-	for range 200 {
+// exitStatus finds out the status of a process that has ended and is nobody's child here: /proc tells it while its
+// parent has not taken note of the end, and since Linux 6.15 the pidfd tells it afterwards. -1 if neither does.
+func (s *sandbox) exitStatus(pidfd *os.File) int {
+	for range 3 { // between the two, neither tells
+		if f, err := statOf(s.rec.PID); err == nil && f.start == s.rec.Start && f.state == 'Z' {
+			return f.status
+		}
 		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 		err := unix.IoctlPidfdInfo(int(pidfd.Fd()), &info)
 		if err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
 			return int(info.Exit_code)
 		}
-		if err != nil && !errors.Is(err, unix.ESRCH) {
-			return -1
-		}
-		select {
-		case <-ctx.Done():
-			return -1
-		case <-time.After(time.Millisecond):
-		}
+		time.Sleep(time.Millisecond)
 	}
 	return -1
 }

@@ -15,41 +15,67 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/driver/oci"
 )
 
-// stage puts the root file system of a sandbox together, in the mount namespace of the calling thread. It returns the
-// file that takes the agent's output: it lies on the sandbox's own limited disk, so that nobody can fill the host by it.
-func (d *Driver) stage(spec driver.Spec, at string, base uint32, userns *os.File) (*os.File, error) {
+// stdio is what the agent gets. Both files lie on the sandbox's own limited disk: nobody can fill the host by the
+// agent's output, and it is not the host's /dev/null that runtimes give to the sandbox's root by chown.
+type stdio struct{ in, out *os.File }
+
+func openStdio(disk string) (stdio, error) {
+	in, err := os.OpenFile(filepath.Join(disk, "stdin"), os.O_CREATE|os.O_RDONLY, 0o400)
+	if err != nil {
+		return stdio{}, fmt.Errorf("open standard input: %w", err)
+	}
+	out, err := os.OpenFile(filepath.Join(disk, "agent.log"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
+		in.Close()
+		return stdio{}, fmt.Errorf("open standard output: %w", err)
+	}
+	return stdio{in, out}, nil
+}
+
+func (s stdio) close() {
+	if s.in != nil {
+		s.in.Close()
+		s.out.Close()
+	}
+}
+
+// stage puts the root file system of a sandbox together, in the mount namespace of the calling thread.
+func (d *Driver) stage(spec driver.Spec, at string, base uint32, userns *os.File) (stdio, error) {
 	lower, err := lowerTree(spec.Root, userns)
 	if err != nil {
-		return nil, fmt.Errorf("mount template: %w", err)
+		return stdio{}, fmt.Errorf("mount template: %w", err)
 	}
 	defer lower.Close()
 	binds, err := d.bindTrees(spec, userns)
 	defer closeTrees(binds)
 	if err != nil {
-		return nil, err
+		return stdio{}, err
 	}
 	disk, err := mountDisk(filepath.Join(ownDir(spec), diskName), spec.Limits.Disk)
 	if err != nil {
-		return nil, fmt.Errorf("mount writable layer: %w", err)
+		return stdio{}, fmt.Errorf("mount writable layer: %w", err)
 	}
 	defer disk.Close()
 	if err := mountLayers(at, lower, disk); err != nil {
-		return nil, err
+		return stdio{}, err
 	}
 	if err := overlay(at, base); err != nil {
-		return nil, err
+		return stdio{}, err
 	}
 	root, err := os.Open(filepath.Join(at, "root"))
 	if err != nil {
-		return nil, fmt.Errorf("open root: %w", err)
+		return stdio{}, fmt.Errorf("open root: %w", err)
 	}
 	defer root.Close()
 	for _, b := range binds {
 		if err := b.attachIn(root, b.target, base); err != nil {
-			return nil, err
+			return stdio{}, err
 		}
 	}
-	return os.OpenFile(filepath.Join(at, "disk", "agent.log"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	if err := devices(base); err != nil {
+		return stdio{}, err
+	}
+	return openStdio(filepath.Join(at, "disk"))
 }
 
 // stageDir is where the root file system is mounted in the thread's mount namespace. The runtime enters the sandbox's
@@ -188,4 +214,28 @@ func overlay(at string, base uint32) error {
 	}
 	defer t.Close()
 	return t.attach(filepath.Join(at, "root"))
+}
+
+// devices covers the host's /dev, in the thread's mount namespace, with nodes of the sandbox's own: runtimes bind those
+// that they find into the sandbox, and nothing that is done to them there may reach the host's.
+func devices(base uint32) error {
+	t, err := newTree("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, "mode=0755", "size=64k")
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	if err := t.attach("/dev"); err != nil {
+		return err
+	}
+	for name, number := range map[string]uint64{
+		"null": unix.Mkdev(1, 3), "zero": unix.Mkdev(1, 5), "full": unix.Mkdev(1, 7),
+		"random": unix.Mkdev(1, 8), "urandom": unix.Mkdev(1, 9), "tty": unix.Mkdev(5, 0),
+	} {
+		name = filepath.Join("/dev", name)
+		err := errors.Join(unix.Mknod(name, unix.S_IFCHR|0o666, int(number)), os.Chmod(name, 0o666), os.Chown(name, int(base), int(base)))
+		if err != nil {
+			return fmt.Errorf("make device %s: %w", name, err)
+		}
+	}
+	return nil
 }

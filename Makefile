@@ -37,7 +37,8 @@ test-short: build ## the fast loop: no hammers, no bombs of full size
 	FIREBREAK_BIN=$(CURDIR)/bin/firebreak $(GO) test -short ./...
 
 bench: tools build ## measure against the peers and write BENCH.md
-	$(GO) run ./internal/bench -firebreak bin/firebreak -out BENCH.md
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CACHE)/bin/runsc ./internal/bench/runsc
+	$(GO) run ./internal/bench -firebreak bin/firebreak -runsc $(CACHE)/bin/runsc -out BENCH.md
 
 generate: ## regenerate the protocol code (needs protoc)
 	$(GO) generate ./...

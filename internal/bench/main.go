@@ -22,6 +22,7 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	binary := flags.String("firebreak", "bin/firebreak", "the built program")
+	runsc := flags.String("runsc", "runsc", "gVisor's own command line, of the same version")
 	out := flags.String("out", "", "file to write the report to (default standard output)")
 	rounds := flags.Int("n", 15, "counted rounds of each one-shot measure")
 	if err := flags.Parse(args); err != nil {
@@ -36,7 +37,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	b := &bench{exe: exe, dir: dir, rounds: *rounds}
+	b := &bench{exe: exe, runsc: *runsc, dir: dir, rounds: *rounds}
 	defer b.cleanup()
 	report, err := b.all(ctx)
 	if err != nil {

@@ -39,15 +39,11 @@ func (b *bench) peers() ([]*contender, error) {
 	if err != nil {
 		return nil, err
 	}
-	runsc := filepath.Join(b.dir, "runsc")
-	if err := os.Symlink(b.exe, runsc); err != nil {
-		return nil, err
-	}
 	state := "--state-dir=" + filepath.Join(b.dir, "state")
 	root := filepath.Join(b.dir, "oci")
 	all := []*contender{
 		{name: "firebreak gvisor", argv: []string{b.exe, "run", state, "--isolation", "gvisor", "--", "true"}},
-		{name: "runsc do", argv: []string{runsc, "--network=none", "do", "true"}},
+		{name: "runsc do", argv: []string{b.runsc, "--network=none", "do", "true"}},
 		{name: "firebreak container", argv: []string{b.exe, "run", state, "--isolation", "container", "--", "true"}},
 		{name: "crun run", argv: []string{"crun", "--root", root, "--cgroup-manager", "cgroupfs", "run", "bench-crun"}, dir: bundle},
 		{name: "runc run", argv: []string{"runc", "--root", root + "-runc", "run", "bench-runc"}, dir: bundle},

@@ -22,6 +22,7 @@ import (
 
 type bench struct {
 	exe    string
+	runsc  string
 	dir    string
 	rounds int
 }

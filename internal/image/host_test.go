@@ -126,9 +126,7 @@ func checkNoSecrets(t *testing.T, dir string) {
 }
 
 func TestHostAccounts(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("giving files to other owners needs root")
-	}
+	needRoot(t)
 	s := openStore(t, t.TempDir())
 	root := hostRoot(t, s)
 	for path, want := range map[string]struct {
@@ -149,9 +147,7 @@ func TestHostAccounts(t *testing.T) {
 
 // TestHostRuns starts programs of this host in the template, with nothing but chroot and binds.
 func TestHostRuns(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("chroot needs root")
-	}
+	needRoot(t)
 	s := openStore(t, t.TempDir())
 	root := hostRoot(t, s)
 	script := "set -e; mount --make-rprivate /; "

@@ -18,7 +18,11 @@ func (l lock) release() { _ = l.file.Close() }
 
 // tryLock locks the file at path, which it makes if need be; ok is false if others hold it.
 func tryLock(path string, how int) (l lock, ok bool, err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	return tryLockFile(path, os.O_RDWR|os.O_CREATE, how)
+}
+
+func tryLockFile(path string, flags, how int) (l lock, ok bool, err error) {
+	f, err := os.OpenFile(path, flags, 0o600)
 	if err != nil {
 		return lock{}, false, err
 	}
@@ -93,7 +97,8 @@ func (s *Store) sweep() (freed int64, removed int, err error) {
 	}
 	for _, e := range entries {
 		dir := filepath.Join(s.dir, workDir, e.Name())
-		l, ok, lockErr := tryLock(filepath.Join(dir, lockFile), unix.LOCK_EX)
+		// Not made if missing: its owner may be removing the directory at this moment.
+		l, ok, lockErr := tryLockFile(filepath.Join(dir, lockFile), os.O_RDWR, unix.LOCK_EX)
 		if lockErr == nil && !ok {
 			continue
 		}

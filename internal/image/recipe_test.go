@@ -106,9 +106,7 @@ func TestBase(t *testing.T) {
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
 		t.Skip("mmdebstrap is not installed")
 	}
-	if os.Geteuid() != 0 {
-		t.Skip("chroot needs root")
-	}
+	needRoot(t)
 	s := openStore(t, t.TempDir())
 	started := time.Now()
 	made := make1(t, s, Source{Recipe: "base"}, MakeOptions{Progress: func(p Progress) { t.Logf("%d/%d %s", p.Done, p.Total, p.Step) }})
@@ -121,7 +119,7 @@ func TestBase(t *testing.T) {
 		"ls /etc/ssl/certs/ca-certificates.crt": "/etc/ssl/certs/ca-certificates.crt", "id": "uid=1000(user)",
 	} {
 		cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "--pid", "--fork", "sh", "-c",
-			"mount -t proc proc "+root.Path+"/proc && exec chroot --userspec=user:user "+root.Path+` /bin/sh -c "$1"`, "sh", command)
+			"mount --rbind /dev "+root.Path+"/dev && mount -t proc proc "+root.Path+"/proc && exec chroot --userspec=user:user "+root.Path+` /bin/sh -c "$1"`, "sh", command)
 		cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/home/user"}
 		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), want) {
 			t.Errorf("%s: %s, %v", command, out, err)

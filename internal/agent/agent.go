@@ -140,7 +140,7 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 	case err = <-failed:
 		return fmt.Errorf("serve: %w", err)
 	case <-a.due:
-		err = errDeadline
+		err = ErrDeadline
 	case <-ctx.Done():
 	}
 	_ = srv.Close() // cuts streams: those who wait for them learn that the sandbox is gone
@@ -187,8 +187,8 @@ func (f *inflight) wait() {
 	}
 }
 
-// errDeadline is how Serve ends when the sandbox's time is up.
-var errDeadline = errors.New("the sandbox's time is up")
+// ErrDeadline is how Serve ends when the sandbox's time is up.
+var ErrDeadline = errors.New("the sandbox's time is up")
 
 // Close kills all processes and waits for everything that New and requests started.
 func (a *Agent) Close() {

@@ -82,7 +82,7 @@ func run(c Config, address string) (int, error) {
 		<-served
 		return 128 + int(sig.(syscall.Signal)), nil
 	case err := <-served:
-		if errors.Is(err, errDeadline) {
+		if errors.Is(err, ErrDeadline) {
 			return exitDeadline, nil
 		}
 		return exitError, err

@@ -189,7 +189,7 @@ func (p *Process) supervise(deadline time.Time) {
 	<-p.exited
 	for _, f := range p.files {
 		if f != nil {
-			_ = f.SetReadDeadline(time.Now().Add(quiet)) // closed already: then its pump has ended
+			_ = f.SetReadDeadline(time.Unix(1, 0)) // wakes its pump to see that; closed already: then that has ended
 		}
 	}
 	drained.Wait()
@@ -205,8 +205,8 @@ const (
 	// quiet is how long the output must be silent after a process has ended, if something that it left behind still
 	// holds the other end: a process substitution comes to its end within that time, a daemon never does.
 	quiet = 300 * time.Millisecond
-	// tail is what can have been in a pipe when its process ended: the largest pipe there is.
-	tail = 1 << 20
+	// patience is how long what was left behind may go on without being quiet.
+	patience = 2 * time.Second
 )
 
 // pump moves a stream to the output. It calls drained once that is complete, and goes on reading in vain until nobody
@@ -218,35 +218,63 @@ func (p *Process) pump(s Stream, f *os.File, drained func()) {
 		size = ptyChunk
 	}
 	buf := make([]byte, size)
-	over, since := false, 0
-	for {
+	for after := (aftermath{}); ; {
 		n, err := f.Read(buf)
-		if !over {
-			p.output.Write(s, buf[:n])
+		if after.over {
+			n = 0
 		}
-		silent := errors.Is(err, os.ErrDeadlineExceeded)
-		if err != nil && !silent {
+		p.output.Write(s, buf[:n])
+		woken := errors.Is(err, os.ErrDeadlineExceeded)
+		if err != nil && !woken {
 			return // EOF; EIO from a terminal
-		}
-		if over {
-			if silent {
-				_ = f.SetReadDeadline(time.Time{})
-			}
-			continue
 		}
 		select {
 		case <-p.exited:
+			if !after.over && after.ended(f, n, woken) {
+				drained()
+			}
+			_ = f.SetReadDeadline(after.next())
 		default:
-			continue
 		}
-		if since += n; silent || since > tail {
-			over = true
-			_ = f.SetReadDeadline(time.Time{})
-			drained()
-			continue
-		}
-		_ = f.SetReadDeadline(time.Now().Add(quiet))
 	}
+}
+
+// aftermath is what a stream brings after its process has ended.
+type aftermath struct {
+	over  bool
+	until time.Time // the end of patience; zero before the first look
+	asked time.Time // when the last read began
+	left  int       // bytes that may be the process's own: they were in the pipe at the first look
+}
+
+// ended reports whether the stream is complete, after a read of n bytes that a deadline may have woken.
+func (a *aftermath) ended(f *os.File, n int, woken bool) bool {
+	if a.until.IsZero() {
+		a.until, a.left = time.Now().Add(patience), waiting(f)
+		return false
+	}
+	a.left -= n
+	// Supervise's deadline may come late and wake a read that had no time to find anything.
+	silent := woken && time.Since(a.asked) >= quiet
+	a.over = silent || a.left <= 0 && time.Now().After(a.until)
+	return a.over
+}
+
+// next is the deadline of the next read.
+func (a *aftermath) next() time.Time {
+	if a.over {
+		return time.Time{}
+	}
+	a.asked = time.Now()
+	return a.asked.Add(quiet)
+}
+
+// waiting is how many bytes can be read from f at once.
+func waiting(f *os.File) (n int) {
+	if raw, err := f.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	}
+	return n
 }
 
 // close closes our ends.

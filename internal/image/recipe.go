@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -73,9 +74,13 @@ func (j *job) bootstrap(ctx context.Context, r recipe) error {
 		return &firebreak.Error{Kind: firebreak.KindHost, Err: errors.New("mmdebstrap is not installed"),
 			Mend: "apt-get install mmdebstrap, or take an image: firebreak template import python:3"}
 	}
+	mode, err := j.store.mode()
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, tool, "--mode="+j.mode(), "--variant=minbase", "--format=tar",
+	cmd := exec.CommandContext(ctx, tool, "--mode="+mode, "--variant=minbase", "--format=tar",
 		"--include="+strings.Join(r.packages, ","), r.suite, "-")
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", 946684800))
 	// It has children and mounts of its own and clears them away at SIGTERM, also if we die.
@@ -115,19 +120,35 @@ func (j *job) runInto(ctx context.Context, cancel func(), cmd *exec.Cmd, log *bo
 		Mend: "check that this machine reaches its Debian mirror; as an ordinary user install uidmap or fakechroot"}
 }
 
-// mode chooses how mmdebstrap gets the owners right: as root it is root, else it finds a way itself, and where this
-// process is root of a user namespace that lacks ids only the preload libraries are left.
-func (j *job) mode() string {
-	switch {
-	case os.Geteuid() != 0:
-		return "auto"
-	case j.store.owners() == "":
-		return "root"
+// mode chooses how mmdebstrap gets the owners right: an ordinary user leaves that to it; root, also of a user namespace
+// that has as many ids as packages use, simply is root. With fewer ids there is no way: even its preload libraries fail.
+func (s *Store) mode() (string, error) {
+	if os.Geteuid() != 0 {
+		return "auto", nil
 	}
-	if _, err := exec.LookPath("fakechroot"); err == nil {
-		return "fakechroot"
+	ids, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return "", err
 	}
-	return "unshare"
+	if countIDs(string(ids)) < 65536 {
+		return "", &firebreak.Error{Kind: firebreak.KindHost,
+			Err: errors.New("this user has too few user ids to unpack Debian packages"),
+			Mend: "apt-get install uidmap and give the user a range in /etc/subuid and /etc/subgid, " +
+				"or take an image: firebreak template import python:3"}
+	}
+	return "root", nil
+}
+
+// countIDs adds up the lengths of the ranges in a uid_map.
+func countIDs(uidMap string) int64 {
+	var sum int64
+	for line := range strings.Lines(uidMap) {
+		if fields := strings.Fields(line); len(fields) == 3 {
+			n, _ := strconv.ParseInt(fields[2], 10, 64) // the kernel wrote it
+			sum += n
+		}
+	}
+	return sum
 }
 
 // bootstrapSteps is how many "I:" lines a run of mmdebstrap prints, about.

@@ -34,6 +34,9 @@ func TestRecipeWithoutTool(t *testing.T) {
 }
 
 func TestRecipeProgressAndFailure(t *testing.T) {
+	if mode, err := (&Store{}).mode(); mode == "" {
+		t.Skip(err)
+	}
 	archive := filepath.Join(t.TempDir(), "root.tar")
 	must(t, os.WriteFile(archive, files(t, "bin/", "", "bin/bash", "x", "etc/shadow", "root:*:1::::::\n"), 0o600))
 	fakeTool(t, "echo 'I: running apt-get update...' >&2; cat "+archive+"; printf 'W: dull\\nI: success in 1 seconds\\n' >&2")
@@ -66,8 +69,19 @@ func TestRecipeProgressAndFailure(t *testing.T) {
 	}
 }
 
+func TestCountIDs(t *testing.T) {
+	for uidMap, want := range map[string]int64{wholeUIDMap: 1<<32 - 1, "0 1000 1\n": 1, "0 1000 1\n1 100000 65536\n": 65537, "": 0} {
+		if got := countIDs(uidMap); got != want {
+			t.Errorf("%q: %d", uidMap, got)
+		}
+	}
+}
+
 // TestCancelledRecipe expects the tool and its children to be gone.
 func TestCancelledRecipe(t *testing.T) {
+	if mode, err := (&Store{}).mode(); mode == "" {
+		t.Skip(err)
+	}
 	pid := filepath.Join(t.TempDir(), "pid")
 	fakeTool(t, "sleep 1000 & echo $! >"+pid+".new; mv "+pid+".new "+pid+"; wait")
 	ctx, cancel := context.WithCancel(t.Context())

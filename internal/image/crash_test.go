@@ -89,13 +89,13 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	dir := t.TempDir()
 	s, started := openStore(t, dir), time.Now()
 	make1(t, s, Source{Path: smallTree(t, "kept")}, MakeOptions{Name: "kept"})
-	rounds := 30
+	rounds, scratch := 30, t.TempDir() // the killed cannot clear their own away
 	if testing.Short() {
 		rounds = 5
 	}
 	for i := range rounds {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilledAtAnyMoment$", "-test.v")
-		cmd.Env = append(os.Environ(), killedEnv+"="+dir)
+		cmd.Env = append(os.Environ(), killedEnv+"="+dir, "TMPDIR="+scratch)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		out, err := cmd.StdoutPipe()
 		must(t, err, cmd.Start())

@@ -53,6 +53,9 @@ func (s *box) await(ctx context.Context) error {
 
 // Dial implements driver.Sandbox.
 func (s *box) Dial(ctx context.Context) (net.Conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, fmt.Errorf("dial agent: %w", err)
@@ -68,7 +71,7 @@ func (s *box) Dial(ctx context.Context) (net.Conn, error) {
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case !s.state.Sandbox.alive():
+	case errors.Is(err, fs.ErrNotExist) || !s.state.Sandbox.alive():
 		return nil, fmt.Errorf("dial agent: the sandbox has ended: %w", fs.ErrNotExist)
 	}
 	return nil, &firebreak.Error{Kind: firebreak.KindUnavailable, Op: "dial agent", Err: err}
@@ -96,19 +99,31 @@ func (s *box) call(ctx context.Context, method string, arg, result any) error {
 		return err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() }) // which ends the call
+	stop := context.AfterFunc(ctx, func() { _ = conn.Socket.Shutdown() }) // which ends the call
 	defer stop()
 	return conn.Call(method, arg, result)
 }
 
-// connect goes through a descriptor of the socket, because its path may be too long for an address.
+// connect goes through a descriptor of the socket, because its path may be too long for an address. fs.ErrNotExist if
+// the socket is not this sandbox's: it has ended, and another may have taken the name.
 func (s *box) connect() (*urpc.Client, error) {
 	fd, err := unix.Open(filepath.Join(s.record, "runsc-"+string(s.id)+".sock"), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open control socket: %w", err)
 	}
 	defer unix.Close(fd)
-	return client.ConnectTo(fmt.Sprintf("/proc/self/fd/%d", fd))
+	conn, err := client.ConnectTo(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err == nil && !s.current() {
+		conn.Close()
+		return nil, fs.ErrNotExist
+	}
+	return conn, err
+}
+
+// current reports whether the record still is of this sandbox.
+func (s *box) current() bool {
+	st, err := readState(s.record)
+	return err == nil && st == s.state
 }
 
 // Wait implements driver.Sandbox.
@@ -134,9 +149,9 @@ func (s *box) Wait(ctx context.Context) (driver.Exit, error) {
 
 // exit says why the sandbox ended; code is its agent's if known.
 func (s *box) exit(code int, known bool) driver.Exit {
-	usage := s.cgroupUsage()
+	usage := s.cgroupUsage() // read before the record is looked at: until then it is of no other sandbox
 	switch {
-	case ended(s.record):
+	case ended(s.record) || !s.current():
 		return driver.Exit{Reason: firebreak.EndDestroyed, Code: -1, Detail: "it was destroyed"}
 	case usage.OOMKills > 0 && code != 0:
 		return driver.Exit{Reason: firebreak.EndOutOfMemory, Code: -1,

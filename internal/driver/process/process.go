@@ -98,9 +98,9 @@ func (d *Driver) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, 
 	if err := check(ctx, spec); err != nil {
 		return nil, err
 	}
-	rec, err := d.reserve(spec)
+	rec, err := d.reserve(ctx, spec.ID)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("create sandbox %s: %w", spec.ID, err)
 	}
 	defer rec.close()
 	c, err := d.start(spec, rec)
@@ -143,13 +143,15 @@ func check(ctx context.Context, spec driver.Spec) error {
 // undo clears what a failed Create left, also when ctx has ended. If the record is no longer ours, a Destroy has
 // cleared it all, and another sandbox may have taken the name.
 func (d *Driver) undo(ctx context.Context, spec driver.Spec, rec *record) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
+	defer cancel()
+	if err := rec.lock(ctx); err != nil {
+		return fmt.Errorf("clear what was begun: %w", err)
+	}
 	if !rec.current() {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
-	defer cancel()
-	rec.unlock()
-	if err := d.Destroy(ctx, spec); err != nil {
+	if err := d.clear(ctx, spec, rec); err != nil {
 		return fmt.Errorf("clear what was begun: %w", err)
 	}
 	return nil
@@ -205,30 +207,33 @@ func (d *Driver) Destroy(ctx context.Context, spec driver.Spec) error {
 	if err := errors.Join(ctx.Err(), spec.ID.Check()); err != nil {
 		return err
 	}
-	rec, err := d.openRecord(ctx, spec.ID)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	rec, err := d.seize(ctx, spec.ID)
+	if err != nil {
 		return fmt.Errorf("destroy sandbox %s: %w", spec.ID, err)
 	}
-	if rec != nil {
-		defer rec.close()
-		if err := rec.markEnding(); err != nil {
-			return fmt.Errorf("destroy sandbox %s: %w", spec.ID, err)
-		}
+	defer rec.close()
+	if err := d.clear(ctx, spec, rec); err != nil {
+		return fmt.Errorf("destroy sandbox %s: %w", spec.ID, err)
+	}
+	return nil
+}
+
+// clear ends a sandbox and removes all of it, the record last. The record is locked.
+func (d *Driver) clear(ctx context.Context, spec driver.Spec, rec *record) error {
+	if err := rec.markEnding(); err != nil {
+		return err
 	}
 	if err := d.killAll(ctx, spec.ID); err != nil {
-		return fmt.Errorf("destroy sandbox %s: end its processes: %w", spec.ID, err)
+		return fmt.Errorf("end its processes: %w", err)
 	}
 	if err := d.reaped(ctx, spec.ID); err != nil {
 		return err
 	}
 	if err := clearDir(spec.Dir); err != nil {
-		return fmt.Errorf("destroy sandbox %s: clear its directory: %w", spec.ID, err)
-	}
-	if rec == nil {
-		return nil
+		return fmt.Errorf("clear its directory: %w", err)
 	}
 	if err := rec.remove(); err != nil {
-		return fmt.Errorf("destroy sandbox %s: remove its record: %w", spec.ID, err)
+		return fmt.Errorf("remove its record: %w", err)
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 )
 
 const (
+	ownerName  = "owner"      // in StateDir/<id>: a Create has taken it
 	agentName  = "agent.json" // in StateDir/<id>: the identity of the agent
 	endingName = "ending"     // in StateDir/<id>: somebody has begun to destroy it
 )
@@ -35,54 +36,88 @@ type record struct {
 	dir  *os.File
 }
 
-// reserve makes the record of a new sandbox, and locks it.
-func (d *Driver) reserve(spec driver.Spec) (*record, error) {
-	if err := os.MkdirAll(d.cfg.StateDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make state directory: %w", err)
+// reserve makes the record of a new sandbox, and locks it. fs.ErrExist if there is one already.
+func (d *Driver) reserve(ctx context.Context, id driver.ID) (*record, error) {
+	path := d.recordPath(id)
+	for {
+		if err := d.makeRecord(path); err != nil {
+			return nil, err
+		}
+		r, err := openRecord(ctx, path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a Destroy came between
+		}
+		if err != nil {
+			return nil, err
+		}
+		// Whoever is first to lock a record without an owner owns it; a Destroy may have removed the one made above, and
+		// another Create made this one.
+		owner, err := os.OpenFile(filepath.Join(path, ownerName), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err != nil {
+			r.close()
+			return nil, err
+		}
+		return r, owner.Close()
 	}
-	path := filepath.Join(d.cfg.StateDir, string(spec.ID))
-	if err := os.Mkdir(path, 0o700); err != nil {
-		return nil, fmt.Errorf("record sandbox %s: %w", spec.ID, err)
-	}
-	r, err := lockDir(path)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("record sandbox %s: %w", spec.ID, err), os.Remove(path))
-	}
-	return r, nil
 }
 
-// openRecord locks the record of a sandbox, waiting for whoever has it. fs.ErrNotExist if there is none.
-func (d *Driver) openRecord(ctx context.Context, id driver.ID) (*record, error) {
-	path := filepath.Join(d.cfg.StateDir, string(id))
+// seize locks the record of a sandbox that is to be destroyed, and makes one if there is none: so that nobody can
+// begin to make the sandbox meanwhile.
+func (d *Driver) seize(ctx context.Context, id driver.ID) (*record, error) {
+	path := d.recordPath(id)
 	for {
-		r, err := lockDir(path)
+		r, err := openRecord(ctx, path)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return r, err
+		}
+		if err := d.makeRecord(path); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+	}
+}
+
+func (d *Driver) recordPath(id driver.ID) string { return filepath.Join(d.cfg.StateDir, string(id)) }
+
+func (d *Driver) makeRecord(path string) error {
+	if err := os.MkdirAll(d.cfg.StateDir, 0o700); err != nil {
+		return fmt.Errorf("make state directory: %w", err)
+	}
+	return os.Mkdir(path, 0o700)
+}
+
+// openRecord locks a record, waiting for whoever has it. fs.ErrNotExist if there is none.
+func openRecord(ctx context.Context, path string) (*record, error) {
+	for {
+		dir, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		r := &record{path: path, dir: dir}
+		err = r.lock(ctx)
 		if err == nil && r.current() {
 			return r, nil
 		}
-		if err == nil {
-			r.close() // removed while we waited for it; perhaps there is a new one
-			continue
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, err
-		}
-		if err := sleep(ctx, 2*time.Millisecond); err != nil {
+		r.close()
+		if err != nil {
 			return nil, err
 		}
 	}
 }
 
-// lockDir opens and locks a directory; unix.EWOULDBLOCK if somebody else has the lock.
-func lockDir(path string) (*record, error) {
-	dir, err := os.Open(path)
-	if err != nil {
-		return nil, err
+// lock waits until nobody else has the record.
+func (r *record) lock(ctx context.Context) error {
+	for {
+		err := unix.Flock(int(r.dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("lock %s: %w", r.path, err)
+		}
+		if err := sleep(ctx, 2*time.Millisecond); err != nil {
+			return err
+		}
 	}
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		dir.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return &record{path: path, dir: dir}, nil
 }
 
 func (r *record) unlock() { _ = unix.Flock(int(r.dir.Fd()), unix.LOCK_UN) }

@@ -23,7 +23,7 @@ import (
 func cgroupPath(id driver.ID) string { return "/firebreak/" + string(id) }
 
 // hideUnified takes the version 2 hierarchy out of the calling thread's mount namespace on a host that has both, which
-// crun up to version 1.8 refuses to serve if version 2 has any controller. The limits are then all in version 1.
+// crun 1.8 refuses to serve if version 2 has any controller. The limits are then all in version 1.
 func hideUnified() error {
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	if err != nil {

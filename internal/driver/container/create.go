@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/driver/oci"
 )
@@ -28,6 +29,9 @@ func (d *Driver) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, 
 	}
 	if err := check(spec, groups); err != nil {
 		return nil, err
+	}
+	if p := hostProblems("/proc"); len(p) > 0 {
+		return nil, &firebreak.Error{Kind: firebreak.KindHost, Op: "create container", Err: errors.New(p[0].Text), Mend: p[0].Mend}
 	}
 	t, err := d.findRuntime(ctx)
 	if err != nil {
@@ -45,6 +49,9 @@ func (d *Driver) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, 
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
+		}
+		if errors.Is(err, unix.ENOSPC) {
+			err = &firebreak.Error{Kind: firebreak.KindExhausted, Err: err, Mend: "free space where " + spec.Dir + " and " + d.cfg.StateDir + " lie"}
 		}
 		return nil, fmt.Errorf("create container %s: %w", spec.ID, errors.Join(err, d.undo(ctx, spec, c)))
 	}
@@ -108,10 +115,8 @@ func (d *Driver) start(ctx context.Context, spec driver.Spec, t tool, limited bo
 		if std, err = d.stage(spec, at, base, userns); err != nil {
 			return err
 		}
-		if t.Name == "crun" {
-			if err := hideUnified(); err != nil {
-				return err
-			}
+		if err := hideUnified(); err != nil {
+			return err
 		}
 		return d.run(ctx, t, spec, limited, std)
 	})

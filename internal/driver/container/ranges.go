@@ -108,24 +108,26 @@ func (r ranges) each(id driver.ID, do func(n int, link string) error) error {
 // foreign returns the ranges that others have: processes of whatever origin, and what /etc/subuid and /etc/subgid promise.
 func foreign() map[int]bool {
 	taken := map[int]bool{}
-	mark := func(first, count uint64) {
-		end := min(first+count, rangeFirst+rangeCount*rangeSize)
-		for id := max(first, rangeFirst); id < end; id += rangeSize {
-			taken[int((id-rangeFirst)/rangeSize)] = true
-		}
-		if end > max(first, rangeFirst) {
-			taken[int((end-1-rangeFirst)/rangeSize)] = true
-		}
-	}
 	for _, uid := range processOwners() {
-		mark(uint64(uid), 1)
+		markRange(taken, uint64(uid), 1)
 	}
 	for _, name := range []string{"/etc/subuid", "/etc/subgid"} {
 		for _, p := range subordinate(name) {
-			mark(p[0], p[1])
+			markRange(taken, p[0], p[1])
 		}
 	}
 	return taken
+}
+
+// markRange marks the ranges that some of count ids from first on lie in.
+func markRange(taken map[int]bool, first, count uint64) {
+	begin, end := max(first, rangeFirst), min(first+count, rangeFirst+rangeCount*rangeSize)
+	if begin >= end {
+		return
+	}
+	for n := (begin - rangeFirst) / rangeSize; n <= (end-1-rangeFirst)/rangeSize; n++ {
+		taken[int(n)] = true
+	}
 }
 
 // processOwners returns who owns processes now, as far as they are in our part of the ids.

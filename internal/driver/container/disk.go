@@ -39,12 +39,12 @@ func diskInFile() bool {
 }
 
 // mountDisk mounts the writable layer.
-func mountDisk(file string, size int64) (tree, error) {
+func mountDisk(file string, size int64, inFile bool) (tree, error) {
 	if size == 0 {
 		size = defaultDisk
 	}
 	const attrs = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOATIME
-	if !diskInFile() {
+	if !inFile {
 		// Inodes are bounded too: they are memory of the kernel.
 		return newTree("tmpfs", attrs, "mode=0755", fmt.Sprintf("size=%d", size), fmt.Sprintf("nr_inodes=%d", max(size/8192, 1024)))
 	}

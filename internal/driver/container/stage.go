@@ -51,7 +51,7 @@ func (d *Driver) stage(spec driver.Spec, at string, base uint32, userns *os.File
 	if err != nil {
 		return stdio{}, err
 	}
-	disk, err := mountDisk(filepath.Join(ownDir(spec), diskName), spec.Limits.Disk)
+	disk, err := mountDisk(filepath.Join(ownDir(spec), diskName), spec.Limits.Disk, diskInFile())
 	if err != nil {
 		return stdio{}, fmt.Errorf("mount writable layer: %w", err)
 	}

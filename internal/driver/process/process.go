@@ -29,7 +29,7 @@ const (
 	workName   = "work"
 )
 
-// caps is what a plain process can offer. Programs run as the account that runs the driver: others of the host's
+// caps is what a plain process can offer on any host that lacks nothing. Programs run as the account that runs the driver: others of the host's
 // accounts have no business here, and could not enter the sandbox's directory.
 const caps = driver.CapProcesses | driver.CapTerminal
 
@@ -89,6 +89,12 @@ func (d *Driver) Probe(ctx context.Context) (driver.Info, error) {
 	}
 	if _, err := readStat(os.Getpid()); err != nil {
 		info.Problems = append(info.Problems, driver.Problem{Text: err.Error(), Mend: "mount /proc"})
+	}
+	if ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err == nil {
+		ptmx.Close()
+	} else {
+		info.Caps &^= driver.CapTerminal
+		info.Warnings = append(info.Warnings, driver.Problem{Text: "no terminals: " + err.Error(), Mend: "chmod 666 /dev/pts/ptmx"})
 	}
 	return info, ctx.Err()
 }

@@ -86,29 +86,28 @@ func (d *Driver) create(ctx context.Context, spec driver.Spec, t tool, groups *o
 
 // start prepares disk, ids and configuration, and has the runtime start the container.
 func (d *Driver) start(ctx context.Context, spec driver.Spec, t tool, limited bool) (std stdio, err error) {
-	base, err := d.ranges().take(spec.ID)
-	if err != nil {
-		return std, err
-	}
 	at, err := d.stageDir(spec, t.Path)
 	if err != nil {
 		return std, err
 	}
 	var (
-		side   sync.WaitGroup
-		userns *os.File
-		nsErr  error
+		side    sync.WaitGroup
+		diskErr error
 	)
-	side.Go(func() { userns, nsErr = userNamespace(base) })
 	if diskInFile() {
-		err = d.makeDisk(ctx, filepath.Join(ownDir(spec), diskName), spec.Limits.Disk)
+		side.Go(func() {
+			diskErr = d.makeDisk(ctx, filepath.Join(ownDir(spec), diskName), spec.Limits.Disk)
+		})
 	}
-	err = errors.Join(err, writeConfig(spec, at, base))
-	side.Wait()
+	base, userns, err := d.identity(spec.ID)
 	if userns != nil {
 		defer userns.Close()
 	}
-	if err = errors.Join(err, nsErr); err != nil {
+	if err == nil {
+		err = writeConfig(spec, at, base)
+	}
+	side.Wait()
+	if err = errors.Join(err, diskErr); err != nil {
 		return std, err
 	}
 	err = inOwnMounts(func() (err error) {
@@ -121,6 +120,15 @@ func (d *Driver) start(ctx context.Context, spec driver.Spec, t tool, limited bo
 		return d.run(ctx, t, spec, limited, std)
 	})
 	return std, err
+}
+
+// identity gives a sandbox its ids, and a user namespace with their map.
+func (d *Driver) identity(id driver.ID) (base uint32, userns *os.File, err error) {
+	if base, err = d.ranges().take(id); err != nil {
+		return 0, nil, err
+	}
+	userns, err = userNamespace(base)
+	return base, userns, err
 }
 
 // verifyLimits makes sure that the runtime has put the sandbox where its limits are set and are read.

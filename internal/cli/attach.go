@@ -287,15 +287,18 @@ func (s *attached) pump(ctx context.Context) {
 			err = stream.Send(s.inputMessage(buf[:n]))
 		}
 	}
-	if _, closeErr := stream.CloseAndReceive(); err == nil {
-		err = closeErr
+	if _, closeErr := stream.CloseAndReceive(); err == nil || errors.Is(err, io.EOF) {
+		err = closeErr // Send only says io.EOF
 	}
-	if readErr != nil && !errors.Is(readErr, io.EOF) {
+	switch kind := firebreak.KindOf(err); {
+	case readErr != nil && !errors.Is(readErr, io.EOF):
 		s.cancel(readErr)
-	}
-	// A program that takes no more input is no error; it may well go on.
-	if err == nil && !s.program.tty && ctx.Err() == nil {
-		_, _ = s.process.CloseStdin(ctx, request(s.program.user, &process.CloseStdinRequest{Process: bySelector(s.pid)}))
+	case ctx.Err() != nil, err != nil && (kind == firebreak.KindState || kind == firebreak.KindNotFound):
+		// The program has ended, or takes no more input and may well go on.
+	case err != nil:
+		s.cancel(fmt.Errorf("send input: %w", err)) // it would wait for the rest for ever
+	case !s.program.tty:
+		_, _ = s.process.CloseStdin(ctx, request(s.program.user, &process.CloseStdinRequest{Process: bySelector(s.pid)})) // it may have ended
 	}
 }
 

@@ -52,6 +52,7 @@ type server struct {
 	users     []string // that requests of Process came from
 
 	absent     []string                                     // programs that Start does not find
+	cutInput   bool                                         // StreamInput breaks off
 	slow       chan struct{}                                // not nil: creating waits for it
 	oldest     uint64                                       // byte of stdout that Connect has
 	breakAfter int                                          // bytes of output after which a stream breaks off, once

@@ -258,8 +258,11 @@ func (s *server) StreamInput(_ context.Context, stream *connect.ClientStream[pro
 		} else {
 			_, err = p.stdin.Write(in.GetStdin())
 		}
+		if s.cutInput {
+			return nil, connect.NewError(connect.CodeUnavailable, errors.New("the line is cut"))
+		}
 		if err != nil {
-			return nil, connect.NewError(connect.CodeInternal, err)
+			return nil, connect.NewError(connect.CodeFailedPrecondition, err)
 		}
 	}
 	return connect.NewResponse(&process.StreamInputResponse{}), stream.Err()

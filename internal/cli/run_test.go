@@ -195,6 +195,13 @@ func TestRunOutlivesAProgramThatTakesNoInput(t *testing.T) {
 	run{s: newServer(t), stdin: in}.do(t, "run", "--", "sh", "-c", "exec <&-; sleep 0.2; echo done").want(t, 0, "done\n", "")
 }
 
+func TestRunDoesNotWaitForInputThatIsLost(t *testing.T) {
+	s := newServer(t)
+	s.cutInput = true
+	in := pipeWith(t, func(w io.Writer) { _, _ = io.WriteString(w, "lost") })
+	run{s: s, stdin: in}.do(t, "run", "--", "cat").wantError(t, 125, "run: send input: the line is cut")
+}
+
 func TestRunEndsQuietlyWhenNobodyReads(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -125,7 +125,12 @@ func (c *C) creator(o order) (*exec.Cmd, *bufio.Scanner) {
 	}
 	test, _, _ := strings.Cut(c.Name(), "/")
 	cmd := exec.Command(os.Args[0], "-test.run=^"+test+"$", "-test.count=1")
-	cmd.Env = append(os.Environ(), childVariable+"="+string(text), programsVariable+"="+c.bin.dir)
+	// What it would remove at its end stays behind when it is killed, so that goes with the check's own directory.
+	temp := c.path("temp")
+	if err := os.MkdirAll(temp, 0o755); err != nil {
+		c.Fatal(err)
+	}
+	cmd.Env = append(os.Environ(), childVariable+"="+string(text), programsVariable+"="+c.bin.dir, "TMPDIR="+temp)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

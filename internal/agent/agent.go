@@ -50,7 +50,9 @@ type Agent struct {
 	dueOnce sync.Once
 
 	requests inflight
-	stop     context.CancelFunc
+	live     context.Context // of all requests and of the connections that were taken over
+	hangUp   context.CancelFunc
+	stop     context.CancelFunc // ends the reaper
 	work     sync.WaitGroup
 }
 
@@ -78,6 +80,7 @@ func New(c Config) (*Agent, error) {
 	a.procs = proc.New(proc.Config{Session: a.session, Reaper: a.reaper, Spawner: a.spawner, Mark: mark, Ring: c.Ring, Log: c.Log})
 	a.files = files.New(a.session, c.Log)
 	a.handler = a.routes()
+	a.live, a.hangUp = context.WithCancel(context.Background())
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop = stop
 	a.work.Go(func() { a.reaper.Run(ctx) })
@@ -124,13 +127,11 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true) // gRPC needs it
-	base, cut := context.WithCancel(context.WithoutCancel(ctx))
-	defer cut()
 	srv := &http.Server{
 		Handler: a.handler, Protocols: protocols, MaxHeaderBytes: 64 << 10,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       5 * time.Minute, // longer than the guest's, so that it is the guest who closes
-		BaseContext:       func(net.Listener) context.Context { return base },
+		BaseContext:       func(net.Listener) context.Context { return a.live },
 		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
 	}
 	failed := make(chan error, 1)
@@ -138,13 +139,15 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 	var err error
 	select {
 	case err = <-failed:
+		a.hangUp()
+		a.requests.wait()
 		return fmt.Errorf("serve: %w", err)
 	case <-a.due:
 		err = ErrDeadline
 	case <-ctx.Done():
 	}
 	_ = srv.Close() // cuts streams: those who wait for them learn that the sandbox is gone
-	cut()           // and what was hijacked
+	a.hangUp()      // and what was hijacked
 	<-failed
 	a.requests.wait()
 	return err

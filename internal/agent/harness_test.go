@@ -21,6 +21,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/firebreak-dev/firebreak/internal/agent"
+	"github.com/firebreak-dev/firebreak/internal/agentbin"
 	filesystemv1 "github.com/firebreak-dev/firebreak/internal/api/filesystem"
 	processv1 "github.com/firebreak-dev/firebreak/internal/api/process"
 	"github.com/firebreak-dev/firebreak/internal/guest"
@@ -96,8 +97,23 @@ func newBox(t testing.TB, address string) *box {
 // asProcess starts the agent as a process of its own, as firebreak does.
 func asProcess(t testing.TB, args ...string) (*box, *exec.Cmd) {
 	t.Helper()
+	return program(t, "/proc/self/exe", args...)
+}
+
+// realAgent is the program as it is shipped: without the race detector, whose memory is its own.
+func realAgent(t testing.TB) string {
+	t.Helper()
+	path, err := agentbin.Path(t.Context(), t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func program(t testing.TB, exe string, args ...string) (*box, *exec.Cmd) {
+	t.Helper()
 	address := filepath.Join(t.TempDir(), "a.sock")
-	cmd := exec.Command("/proc/self/exe", append([]string{"--listen", "unix:" + address}, args...)...)
+	cmd := exec.Command(exe, append([]string{"--listen", "unix:" + address}, args...)...)
 	cmd.Env = append(os.Environ(), "BE_THE_AGENT=1")
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {

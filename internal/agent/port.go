@@ -43,8 +43,9 @@ func (a *Agent) servePort(w http.ResponseWriter, r *http.Request) {
 	if _, err := io.WriteString(outside, answer); err != nil {
 		return
 	}
-	// A hijacked connection is the handler's own: when the agent stops, nobody else closes it.
-	stop := context.AfterFunc(r.Context(), func() {
+	// A hijacked connection is the handler's own: when the agent stops, nobody else closes it. The request's context
+	// does not tell: it ends at the end of input.
+	stop := context.AfterFunc(a.live, func() {
 		_ = outside.Close()
 		_ = inside.Close()
 	})

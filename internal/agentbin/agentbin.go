@@ -1,5 +1,5 @@
-// Package agentbin finds the agent's executable: embedded by `make build`, beside the running program, or built from
-// source with the Go toolchain.
+// Package agentbin finds the agent's executable: built from the source that the running program knows, embedded by
+// `make build`, or beside the running program.
 package agentbin
 
 import (
@@ -35,25 +35,39 @@ const (
 // Path returns the absolute path of the agent's executable in dir, which it makes if need be. The file's name holds the
 // digest of where it came from, so that versions do not meet; several processes may call at once. The error is of
 // firebreak.KindHost if there is no agent to be had.
+//
+// A program that knows the source it was built from, as go run and go test make it, takes the agent of that source as
+// it is now: what an earlier make build left to embed is older. A program that was built to be moved does not know it.
 func Path(ctx context.Context, dir string, log *slog.Logger) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return "", err
 	}
-	packed, err := embedded.ReadFile(embeddedName)
+	path, err := fromSource(ctx, dir, log)
 	if err == nil {
-		return install(dir, digest(packed), func(w io.Writer) error { return unpack(w, packed) })
+		return path, nil
 	}
-	exe, err := os.Executable()
-	if err != nil {
-		return "", fmt.Errorf("find the running program: %w", err)
+	if packed, err := embedded.ReadFile(embeddedName); err == nil {
+		return install(dir, packedKey(packed), func(w io.Writer) error { return unpack(w, packed) })
+	}
+	exe, err2 := os.Executable()
+	if err2 != nil {
+		return "", fmt.Errorf("find the running program: %w", err2)
 	}
 	sibling := filepath.Join(filepath.Dir(exe), siblingName)
 	if info, err := os.Stat(sibling); err == nil && info.Mode().IsRegular() {
 		key := fmt.Sprintf("%s %d %d", sibling, info.Size(), info.ModTime().UnixNano())
 		return install(dir, digest([]byte(key)), func(w io.Writer) error { return copyFile(w, sibling) })
 	}
-	return fromSource(ctx, dir, exe, log)
+	return "", noAgent(err)
+}
+
+// packedKey names what is embedded by the program that embeds it: reading a note is faster than digesting megabytes.
+func packedKey(packed []byte) string {
+	if key, err := buildKey("/proc/self/exe"); err == nil {
+		return key
+	}
+	return digest(packed)
 }
 
 func digest(b []byte) string {
@@ -106,9 +120,13 @@ func install(dir, key string, write func(io.Writer) error) (string, error) {
 }
 
 // fromSource builds the agent from the module that the running program was built from. The key is the program's own
-// build, because a program that was built anew may come with a new agent.
-func fromSource(ctx context.Context, dir, exe string, log *slog.Logger) (string, error) {
-	key, err := buildKey(exe)
+// build and the time of the newest file that the agent is made of: either may bring a new agent.
+func fromSource(ctx context.Context, dir string, log *slog.Logger) (string, error) {
+	module, err := moduleDir()
+	if err != nil {
+		return "", err
+	}
+	key, err := sourceKey(module)
 	if err != nil {
 		return "", err
 	}
@@ -116,13 +134,9 @@ func fromSource(ctx context.Context, dir, exe string, log *slog.Logger) (string,
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	module, err := moduleDir()
-	if err != nil {
-		return "", noAgent(err)
-	}
 	gotool, err := exec.LookPath("go")
 	if err != nil {
-		return "", noAgent(err)
+		return "", err
 	}
 	log.Info("building the agent, once for this build of firebreak")
 	temp, err := os.MkdirTemp("", "firebreak-agent-")
@@ -135,9 +149,41 @@ func fromSource(ctx context.Context, dir, exe string, log *slog.Logger) (string,
 	build.Dir = module
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
 	if out, err := build.CombinedOutput(); err != nil {
-		return "", noAgent(fmt.Errorf("go build: %w: %s", err, lastLine(out)))
+		return "", fmt.Errorf("go build: %w: %s", err, lastLine(out))
 	}
 	return install(dir, key, func(w io.Writer) error { return copyFile(w, built) })
+}
+
+// sourceKey looks at times and not at contents, which would take longer than all the rest of a start.
+func sourceKey(module string) (string, error) {
+	own, err := buildKey("/proc/self/exe")
+	if err != nil {
+		return "", err
+	}
+	newest := int64(0)
+	for _, part := range []string{"cmd/firebreak-agent", "internal/agent", "internal/api", "go.mod"} {
+		err := filepath.WalkDir(filepath.Join(module, part), func(_ string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := d.Info()
+			if err == nil { // a directory's time tells of files that are gone
+				newest = max(newest, info.ModTime().UnixNano())
+			}
+			return ignoreMissing(err)
+		})
+		if err != nil {
+			return "", fmt.Errorf("look at the agent's source: %w", err)
+		}
+	}
+	return digest(fmt.Appendf(nil, "%s %d", own, newest)), nil
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func noAgent(err error) error {

@@ -43,6 +43,23 @@ func environList(env map[string]string) []string {
 	return list
 }
 
+// checkDir says what is wrong with a working directory, because a failed exec does not say that it is the directory.
+func checkDir(dir string) error {
+	info, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("cwd '%s' does not exist", dir)
+	case err != nil:
+		return fmt.Errorf("cwd '%s': %w", dir, err)
+	case !info.IsDir():
+		return fmt.Errorf("cwd '%s' is not a directory", dir)
+	}
+	if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.X_OK, unix.AT_EACCESS); err != nil {
+		return fmt.Errorf("cwd '%s': %w", dir, err)
+	}
+	return nil
+}
+
 // lookPath finds the program that cmd names, as execvp in the new process would, but so that the error says what is
 // wrong. It runs with the user's permissions.
 func lookPath(cmd, dir, path string) (string, error) {

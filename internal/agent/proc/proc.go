@@ -122,16 +122,12 @@ func (m *Manager) prepare(u account.User, c *processv1.ProcessConfig) (*prepared
 	}
 	p := &prepared{argv: append([]string{c.GetCmd()}, c.GetArgs()...), env: environList(env), dir: m.Session.Path(u, c.GetCwd())}
 	err = m.Session.Do(u, func() error {
-		info, err := os.Stat(p.dir)
-		switch {
-		case err != nil && c.Cwd == nil && os.IsNotExist(err):
-			p.dir = "/" // an account without a home, and nobody asked for a directory
-		case err != nil && os.IsNotExist(err):
-			return fmt.Errorf("cwd '%s' does not exist", p.dir)
-		case err != nil:
-			return fmt.Errorf("cwd '%s': %w", p.dir, err)
-		case !info.IsDir():
-			return fmt.Errorf("cwd '%s' is not a directory", p.dir)
+		err := checkDir(p.dir)
+		if err != nil && c.Cwd != nil {
+			return err
+		}
+		if err != nil {
+			p.dir = "/" // an account without a home of its own, and nobody asked for a directory
 		}
 		p.file, err = lookPath(c.GetCmd(), p.dir, env["PATH"])
 		return err

@@ -1,12 +1,16 @@
 package proc
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
+	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -76,30 +80,72 @@ func (r *Reaper) Signal(pid int, sig unix.Signal) error {
 	return unix.Kill(pid, sig) // it left its group
 }
 
-// SignalAll sends sig to the groups of all children; as pid 1 to every process there is.
-func (r *Reaper) SignalAll(sig unix.Signal) {
+// SignalAll sends sig to all children and what comes of them; as pid 1 to every process there is. It reports whether
+// there was anybody.
+func (r *Reaper) SignalAll(sig unix.Signal) bool {
 	if r.adopt && os.Getpid() == 1 {
-		_ = unix.Kill(-1, sig) // ESRCH: nobody is left
-		return
+		return unix.Kill(-1, sig) == nil
 	}
-	r.mu.Lock()
+	r.mu.Lock() // nobody that is found is reaped, and its pid given away, before it is signalled
 	defer r.mu.Unlock()
+	found := len(r.children) > 0
 	for pid := range r.children {
-		_ = unix.Kill(-pid, sig)
+		_ = unix.Kill(-pid, sig) // a group may outlive its leader, and a leader may leave its group
+		_ = unix.Kill(pid, sig)
 	}
+	if r.adopt { // otherwise this process has other children, who are not ours to signal
+		for _, pid := range descendants(os.Getpid()) {
+			found = unix.Kill(pid, sig) == nil || found
+		}
+	}
+	return found
 }
 
-// Wait returns once no child is left, or with ctx's error.
+// descendants finds those who left their group or lost their parent. The agent is their subreaper: they are below it.
+func descendants(of int) []int {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	below := map[int][]int{}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		text, err := os.ReadFile("/proc/" + e.Name() + "/stat")
+		if err != nil {
+			continue // it is gone
+		}
+		rest := text[bytes.LastIndexByte(text, ')')+1:] // a name may hold anything
+		var state string
+		var parent int
+		if _, err := fmt.Sscan(string(rest), &state, &parent); err == nil && state != "Z" {
+			below[parent] = append(below[parent], pid)
+		}
+	}
+	found := below[of]
+	for i := 0; i < len(found); i++ {
+		found = append(found, below[found[i]]...)
+	}
+	return found
+}
+
+// Wait returns once nobody is left whom SignalAll would reach, or with ctx's error.
 func (r *Reaper) Wait(ctx context.Context) error {
 	for {
+		if r.adopt && !r.SignalAll(0) {
+			return nil
+		}
 		r.mu.Lock()
 		left, idle := len(r.children), r.idle
 		r.mu.Unlock()
-		if left == 0 {
+		if !r.adopt && left == 0 {
 			return nil
 		}
 		select {
 		case <-idle:
+		case <-time.After(5 * time.Millisecond): // nobody tells of orphans
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -25,20 +25,23 @@ const layers = `
 6  internal/rpc  internal/cli  client
 5  internal/manager
 4  internal/driver/all
-3  internal/driver/fake  internal/driver/process  internal/driver/container  internal/driver/gvisor  internal/driver/drivertest
-2  internal/driver/oci  internal/guest  internal/agent  internal/agentbin  internal/image  internal/image/erofs  internal/image/rootfs  internal/store
+3  internal/driver/fake  internal/driver/process  internal/driver/container  internal/driver/gvisor  internal/driver/drivertest  internal/driver/drivertest/inside
+2  internal/driver/oci  internal/guest  internal/agent  internal/agent/account  internal/agent/files  internal/agent/proc  internal/agentbin  internal/image  internal/image/erofs  internal/image/rootfs  internal/store
 1  internal/driver  internal/lifecycle  internal/api  internal/api/process  internal/api/process/processconnect  internal/api/filesystem  internal/api/filesystem/filesystemconnect  internal/api/firebreak/v1  internal/api/firebreak/v1/firebreakv1connect
 0  .
 `
 
 // sameLayer lists the imports within one layer that are meant: generated code, and a suite that drives its subject.
 var sameLayer = map[string][]string{
+	"internal/agent":                               {"internal/agent/account", "internal/agent/files", "internal/agent/proc"},
+	"internal/agent/files":                         {"internal/agent/account"},
+	"internal/agent/proc":                          {"internal/agent/account"},
 	"internal/api/process/processconnect":          {"internal/api/process"},
 	"internal/api/filesystem/filesystemconnect":    {"internal/api/filesystem"},
 	"internal/api/firebreak/v1/firebreakv1connect": {"internal/api/firebreak/v1"},
-	"internal/cli":          {"client"},
-	"internal/image":        {"internal/image/erofs", "internal/image/rootfs"},
-	"internal/image/rootfs": {"internal/image/erofs"},
+	"internal/cli":                                 {"client"},
+	"internal/image":                               {"internal/image/erofs", "internal/image/rootfs"},
+	"internal/image/rootfs":                        {"internal/image/erofs"},
 }
 
 // agentModules is all that may be linked into the agent, because it is copied into every sandbox and must stay small.

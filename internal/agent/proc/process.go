@@ -128,20 +128,25 @@ func openPipe(theirs int) (int, *os.File, error) {
 
 // openTerminal returns the child's descriptors 0, 1 and 2, which are one terminal of the user's own.
 func (p *Process) openTerminal(size *processv1.PTY_Size) ([]int, error) {
-	ours, theirs, err := pty.Open()
+	master, theirs, err := pty.Open()
 	if err != nil {
 		return nil, err
 	}
+	defer master.Close() //nolint:errcheck // its duplicate is what we use
 	defer theirs.Close() //nolint:errcheck // duplicates go to the child
-	p.files[PTY], p.stdin = ours, ours
 	if err := theirs.Chown(int(p.user.UID), -1); err != nil && p.manager.Session.Switches() {
 		p.manager.Log.Debug("give the terminal to its user", "user", p.user.Name, "error", err)
 	}
 	if size != nil {
-		if err := pty.Setsize(ours, winsize(size)); err != nil {
+		if err := pty.Setsize(master, winsize(size)); err != nil {
 			return nil, err
 		}
 	}
+	ours, err := unblocked(master)
+	if err != nil {
+		return nil, err
+	}
+	p.files[PTY], p.stdin = ours, ours
 	var fds []int
 	for range 3 {
 		fd, err := unix.FcntlInt(theirs.Fd(), unix.F_DUPFD_CLOEXEC, 3)
@@ -156,6 +161,19 @@ func (p *Process) openTerminal(size *processv1.PTY_Size) ([]int, error) {
 		return nil, err
 	}
 	return fds, nil
+}
+
+// unblocked duplicates f. Package pty has made it blocking, which takes a thread for each read and ignores deadlines.
+func unblocked(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 func winsize(s *processv1.PTY_Size) *pty.Winsize {
@@ -352,7 +370,16 @@ func (p *Process) Resize(size *processv1.PTY_Size) error {
 	if p.files[PTY] == nil {
 		return connect.NewError(connect.CodeFailedPrecondition, errors.New("process has no terminal"))
 	}
-	return pty.Setsize(p.files[PTY], winsize(size))
+	raw, err := p.files[PTY].SyscallConn() // not pty.Setsize: see unblocked
+	if err != nil {
+		return err
+	}
+	var failed error
+	w := winsize(size)
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: w.Rows, Col: w.Cols})
+	})
+	return errors.Join(err, failed)
 }
 
 // Info describes the process.

@@ -36,7 +36,7 @@ func Main(args []string, stderr io.Writer) int {
 	var c Config
 	flags := flag.NewFlagSet("firebreak-agent", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	listen := flags.String("listen", "tcp:127.0.0.1:49983", "where to serve: tcp:HOST:PORT or unix:PATH")
+	listen := flags.String("listen", "tcp:127.0.0.1:49983", "where to serve: tcp:HOST:PORT, unix:PATH, or fd:NUMBER of a socket that connections are passed on")
 	flags.BoolVar(&c.DropCapabilities, "drop-capabilities", false, "give processes no capabilities and no new privileges")
 	flags.Int64Var(&c.PIDsMax, "pids-max", 0, "limit the `number` of processes by the sandbox's own means")
 	flags.StringVar(&c.Mark, "mark", "", "set FIREBREAK_SANDBOX_ID=`ID` for all processes")
@@ -89,11 +89,14 @@ func run(c Config, address string) (int, error) {
 	}
 }
 
-// open listens at tcp:HOST:PORT or unix:PATH. A socket that an earlier agent left behind is replaced.
+// open listens at tcp:HOST:PORT, unix:PATH or fd:NUMBER. A socket that an earlier agent left behind is replaced.
 func open(address string) (net.Listener, error) {
 	network, where, ok := strings.Cut(address, ":")
+	if network == "fd" {
+		return listenPassed(where)
+	}
 	if !ok || network != "tcp" && network != "unix" {
-		return nil, fmt.Errorf("listen at %q: not tcp:HOST:PORT nor unix:PATH", address)
+		return nil, fmt.Errorf("listen at %q: not tcp:HOST:PORT, unix:PATH nor fd:NUMBER", address)
 	}
 	if network == "unix" {
 		if conn, err := net.Dial(network, where); err == nil {

@@ -90,7 +90,7 @@ func (s *Service) uploadParts(u account.User, path string, parts *multipart.Read
 	done := []written{}
 	for {
 		part, err := parts.NextRawPart()
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) && len(done) > 0 {
 			return done, nil
 		}
 		if err != nil {

@@ -32,12 +32,18 @@ func (r request) boot() (sandboxPID, goferPID int, err error) {
 		return 0, 0, fmt.Errorf("open agent: %w", err)
 	}
 	defer agent.Close()
+	socket, err := r.listenForAgent()
+	if err != nil {
+		return 0, 0, err
+	}
+	defer socket.Close()
+	passed := map[int]*os.File{agentFD: socket}
 	if r.Spec.Root.Form == driver.FormDisk && len(r.Spec.Mounts) == 0 {
-		sandboxPID, err = r.bootDisk(conf, spec, agent)
+		sandboxPID, err = r.bootDisk(conf, spec, agent, passed)
 		return sandboxPID, 0, err
 	}
 	c, err := container.New(conf, container.Args{
-		ID: string(r.Spec.ID), Spec: spec, BundleDir: r.bundlePath(), ExecFile: agent,
+		ID: string(r.Spec.ID), Spec: spec, BundleDir: r.bundlePath(), ExecFile: agent, PassFiles: passed,
 	})
 	if err != nil {
 		return 0, 0, err
@@ -50,7 +56,7 @@ func (r request) boot() (sandboxPID, goferPID int, err error) {
 
 // bootDisk starts a sandbox that needs no file server: gVisor reads the image itself and keeps the writable layer in a
 // file. Package container would keep that layer in memory.
-func (r request) bootDisk(conf *config.Config, spec *specs.Spec, agent *os.File) (int, error) {
+func (r request) bootDisk(conf *config.Config, spec *specs.Spec, agent *os.File, passed map[int]*os.File) (int, error) {
 	image, err := os.Open(r.Spec.Root.Path)
 	if err != nil {
 		return 0, fmt.Errorf("open image: %w", err)
@@ -66,7 +72,7 @@ func (r request) bootDisk(conf *config.Config, spec *specs.Spec, agent *os.File)
 		return 0, err
 	}
 	sb, err := sandbox.New(conf, &sandbox.Args{
-		ID: string(r.Spec.ID), Spec: spec, BundleDir: r.bundlePath(), ExecFile: agent,
+		ID: string(r.Spec.ID), Spec: spec, BundleDir: r.bundlePath(), ExecFile: agent, PassFiles: passed,
 		IOFiles: []*os.File{image}, GoferFilestoreFiles: []*os.File{layer},
 		GoferMountConfs: []specutils.GoferMountConf{{Lower: specutils.Erofs, Upper: specutils.AnonOverlay, Size: hint.Size}},
 		MountHints:      &boot.PodMountHints{},

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -18,7 +16,6 @@ import (
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/driver/oci"
-	"github.com/firebreak-dev/firebreak/internal/guest"
 )
 
 // deadlineStatus is with what an agent ends whose time was up.
@@ -35,61 +32,16 @@ func (d *Driver) handle(spec driver.Spec, st state) *box {
 	return &box{id: spec.ID, record: d.path(spec.ID), limits: spec.Limits, state: st}
 }
 
-// await returns when the agent listens.
+// await returns when the agent listens: a connection waits in its socket until it does, or ends with the sandbox.
 func (s *box) await(ctx context.Context) error {
-	for pause := time.Millisecond; ; pause = min(2*pause, 10*time.Millisecond) {
-		conn, err := s.Dial(ctx)
-		if err == nil {
-			return conn.Close()
-		}
-		if ctx.Err() == nil && !s.state.Sandbox.alive() {
-			return fmt.Errorf("the sandbox ended before its agent listened%s", lastWords(s.record))
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return err
-		}
-	}
-}
-
-// Dial implements driver.Sandbox.
-func (s *box) Dial(ctx context.Context) (net.Conn, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	ours, theirs, err := socketPair()
-	if err != nil {
-		return nil, fmt.Errorf("dial agent: %w", err)
-	}
-	defer theirs.Close()
-	err = s.call(ctx, boot.ContMgrPortForward, &boot.PortForwardOpts{
-		FilePayload: urpc.FilePayload{Files: []*os.File{theirs}}, ContainerID: string(s.id), Port: guest.AgentPort,
-	}, nil)
+	conn, err := s.Dial(ctx)
 	if err == nil {
-		return ours, nil
+		return conn.Close()
 	}
-	ours.Close()
-	switch {
-	case ctx.Err() != nil:
-		return nil, ctx.Err()
-	case errors.Is(err, fs.ErrNotExist) || !s.state.Sandbox.alive():
-		return nil, fmt.Errorf("dial agent: the sandbox has ended: %w", fs.ErrNotExist)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	return nil, &firebreak.Error{Kind: firebreak.KindUnavailable, Op: "dial agent", Err: err}
-}
-
-func socketPair() (net.Conn, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	theirs, file := os.NewFile(uintptr(fds[1]), "sandbox's end"), os.NewFile(uintptr(fds[0]), "our end")
-	defer file.Close()
-	ours, err := net.FileConn(file)
-	if err != nil {
-		theirs.Close()
-		return nil, nil, err
-	}
-	return ours, theirs, nil
+	return fmt.Errorf("%w%s", err, lastWords(s.record))
 }
 
 // call makes one call to gVisor's control socket.

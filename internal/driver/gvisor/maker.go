@@ -108,9 +108,6 @@ func (r request) make() (state, error) {
 	if err := r.join(); err != nil {
 		return state{}, err
 	}
-	if err := raiseLoopback(); err != nil {
-		return state{}, err
-	}
 	if err := r.mount(); err != nil {
 		return state{}, err
 	}
@@ -153,21 +150,3 @@ func (r request) join() error {
 // hostTasks is how many host threads a sandbox of so many processes may take: gVisor uses several for each, and does
 // not survive a refusal. It is the outer wall; the limit that programs meet is set inside.
 func hostTasks(pids int64) int64 { return 1024 + 8*min(pids, 1<<20) }
-
-// raiseLoopback brings up the only interface of our new network namespace, from where gVisor copies its address.
-func raiseLoopback() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("bring up loopback: %w", err)
-	}
-	defer unix.Close(fd)
-	lo, err := unix.NewIfreq("lo")
-	if err == nil {
-		lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-		err = unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
-	}
-	if err != nil {
-		return fmt.Errorf("bring up loopback: %w", err)
-	}
-	return nil
-}

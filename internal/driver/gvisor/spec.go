@@ -14,7 +14,6 @@ import (
 
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/driver/oci"
-	"github.com/firebreak-dev/firebreak/internal/guest"
 )
 
 // capabilities are what root of the sandbox has over gVisor's kernel: Docker's default set. They mean nothing to the
@@ -30,17 +29,12 @@ func (r request) ociSpec() *specs.Spec {
 	for i := range sb.Mounts {
 		sb.Mounts[i].Source = r.mountPath(i)
 	}
-	spec := oci.Base(sb, []string{oci.AgentPath, "--listen", fmt.Sprintf("tcp:127.0.0.1:%d", guest.AgentPort),
+	spec := oci.Base(sb, []string{oci.AgentPath, "--listen", fmt.Sprintf("fd:%d", agentFD),
 		"--mark", string(sb.ID)})
 	spec.Root = &specs.Root{Path: r.rootPath()}
 	// gVisor mounts a tmpfs without a limit on an empty /tmp, unless it is told what lies there; it does not know this
 	// type, so nothing does, and /tmp is a part of the writable layer like all else.
 	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/tmp", Type: "firebreak", Source: "none"})
-	for i := range spec.Linux.Namespaces {
-		if ns := &spec.Linux.Namespaces[i]; ns.Type == specs.NetworkNamespace {
-			ns.Path = "/proc/self/ns/net" // the maker's, where loopback is up
-		}
-	}
 	p := spec.Process
 	p.NoNewPrivileges = false // for sudo; privileges of the sandbox's own kernel only
 	caps := capabilities[:]
@@ -86,7 +80,7 @@ func (r request) config() (*config.Config, error) {
 	for name, value := range map[string]string{
 		"root":                    fmt.Sprintf("/proc/self/fd/%d", recordFD), // short enough for a socket's address
 		"platform":                "systrap",
-		"network":                 "sandbox",
+		"network":                 "none", // no interface but loopback
 		"gofer-network-namespace": "host", // the maker's, which has but loopback
 		"overlay2":                overlay,
 		"ignore-cgroups":          "true", // all is born in ours

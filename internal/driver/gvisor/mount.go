@@ -1,7 +1,9 @@
 package gvisor
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,19 +30,33 @@ func (r request) mount() error {
 	if err := os.MkdirAll(filepath.Join(r.Spec.Dir, layerName), 0o700); err != nil {
 		return fmt.Errorf("make directory for the writable layer: %w", err)
 	}
-	for i, m := range r.Spec.Mounts {
-		if err := bindSource(m, r.mountPath(i)); err != nil {
-			return err
-		}
-	}
 	root := r.rootPath()
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return fmt.Errorf("make root: %w", err)
 	}
+	if r.Spec.Root.Form == driver.FormDirectory {
+		if err := r.mountRoot(root); err != nil {
+			return err
+		}
+	}
+	for i, m := range r.Spec.Mounts {
+		if err := r.bindSource(i, m); err != nil {
+			return err
+		}
+	}
 	if r.Spec.Root.Form == driver.FormDisk {
 		return nil
 	}
-	if err := bind(r.Spec.Root.Path, root); err != nil {
+	return seal(root)
+}
+
+// mountRoot mounts the template's tree at root. Where mounts are asked for, a layer for their mount points lies on it.
+func (r request) mountRoot(root string) error {
+	if len(r.Spec.Mounts) == 0 {
+		if err := bind(r.Spec.Root.Path, root); err != nil {
+			return err
+		}
+	} else if err := r.mountLayered(); err != nil {
 		return err
 	}
 	for _, m := range r.Spec.Root.Binds {
@@ -48,7 +64,37 @@ func (r request) mount() error {
 			return err
 		}
 	}
-	return seal(root)
+	return nil
+}
+
+// mountLayered names directories relative to the record's, whose path may have in it what separates options.
+func (r request) mountLayered() error {
+	if err := os.Chdir(r.Record); err != nil {
+		return err
+	}
+	defer os.Chdir("/")
+	for _, dir := range []string{"lower", "layer"} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	if err := bind(r.Spec.Root.Path, "lower"); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", "layer", "tmpfs", 0, "mode=0755,size=1m"); err != nil {
+		return fmt.Errorf("mount layer for mount points: %w", err)
+	}
+	if err := errors.Join(os.Mkdir("layer/upper", 0o755), os.Mkdir("layer/work", 0o755)); err != nil {
+		return err
+	}
+	options := "lowerdir=lower,upperdir=layer/upper,workdir=layer/work"
+	if r.Rootless {
+		options += ",userxattr"
+	}
+	if err := unix.Mount("overlay", rootName, "overlay", 0, options); err != nil {
+		return fmt.Errorf("lay mount points over %s: %w", r.Spec.Root.Path, err)
+	}
+	return nil
 }
 
 func (r request) rootPath() string { return filepath.Join(r.Record, rootName) }
@@ -64,12 +110,13 @@ func bind(source, target string) error {
 	return nil
 }
 
-// bindSource binds a mount's source at a place of ours, which is made like it.
-func bindSource(m driver.Mount, at string) error {
+// bindSource binds a mount's source at a place of ours, which is made like it, and makes its mount point in the root.
+func (r request) bindSource(i int, m driver.Mount) error {
 	info, err := os.Stat(m.Source)
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", m.Source, err)
 	}
+	at := r.mountPath(i)
 	if err := os.MkdirAll(filepath.Dir(at), 0o700); err != nil {
 		return err
 	}
@@ -81,10 +128,52 @@ func bindSource(m driver.Mount, at string) error {
 	if err != nil {
 		return err
 	}
+	if err := makeWithin(r.rootPath(), m.Target, info.IsDir()); err != nil {
+		return fmt.Errorf("make mount point %s: %w", m.Target, err)
+	}
 	if err := bind(m.Source, at); err != nil || !m.ReadOnly {
 		return err
 	}
 	return seal(at)
+}
+
+// makeWithin makes a directory or an empty file in root, with the directories above it; no link in root can lead it out
+// of there.
+func makeWithin(root, target string, isDir bool) error {
+	dir, err := os.Open(root)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	at := int(dir.Fd())
+	names := strings.Split(strings.TrimPrefix(target, "/"), "/")
+	for i, name := range names {
+		path := strings.Join(names[:i+1], "/")
+		fd, err := openWithin(int(dir.Fd()), path)
+		if errors.Is(err, unix.ENOENT) {
+			if isDir || i < len(names)-1 {
+				err = unix.Mkdirat(at, name, 0o755)
+			} else {
+				err = unix.Mknodat(at, name, unix.S_IFREG|0o644, 0)
+			}
+			if err != nil {
+				return &fs.PathError{Op: "make", Path: "/" + path, Err: err}
+			}
+			fd, err = openWithin(int(dir.Fd()), path)
+		}
+		if err != nil {
+			return &fs.PathError{Op: "open", Path: "/" + path, Err: err}
+		}
+		defer unix.Close(fd)
+		at = fd
+	}
+	return nil
+}
+
+func openWithin(root int, path string) (int, error) {
+	return unix.Openat2(root, path, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
 }
 
 // bindWithin binds a part of the host onto its place in root; no link in root can lead it out of there.
@@ -94,9 +183,7 @@ func bindWithin(root string, m driver.Mount) error {
 		return err
 	}
 	defer dir.Close()
-	fd, err := unix.Openat2(int(dir.Fd()), strings.TrimPrefix(m.Target, "/"), &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := openWithin(int(dir.Fd()), strings.TrimPrefix(m.Target, "/"))
 	if err != nil {
 		return fmt.Errorf("find %s in the template: %w", m.Target, err)
 	}

@@ -26,7 +26,8 @@ func public(path string) bool {
 	}
 	for _, service := range []string{processconnect.ProcessName, filesystemconnect.FilesystemName} {
 		method, ok := strings.CutPrefix(path, "/"+service+"/")
-		if ok && method != "" && !strings.ContainsAny(method, "/.%\\") {
+		letter := func(c rune) bool { return c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' }
+		if ok && method != "" && strings.TrimFunc(method, letter) == "" {
 			return true
 		}
 	}

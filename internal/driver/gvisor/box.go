@@ -124,20 +124,41 @@ func (s *box) cgroupUsage() driver.Usage {
 	return host.Open(s.id).Usage()
 }
 
+// dyingLimit is how long a process may take to end that the kernel has killed.
+const dyingLimit = 10 * time.Second
+
 // Usage implements driver.Sandbox.
 func (s *box) Usage(ctx context.Context) (driver.Usage, error) {
 	if err := ctx.Err(); err != nil {
 		return driver.Usage{}, err
 	}
 	usage := s.cgroupUsage()
+	if usage.OOMKills > 0 {
+		// The kernel counts before the one that it has killed, which is always the sandbox, is gone.
+		dying, cancel := context.WithTimeout(ctx, dyingLimit)
+		defer cancel()
+		if err := s.state.Sandbox.wait(dying); err != nil && ctx.Err() != nil {
+			return driver.Usage{}, ctx.Err()
+		}
+	}
+	if !s.state.Sandbox.alive() {
+		return driver.Usage{}, fmt.Errorf("read usage: the sandbox has ended: %w", fs.ErrNotExist)
+	}
 	if usage.CPU != 0 || usage.Memory != 0 {
 		return usage, nil
 	}
-	// Without cgroups gVisor's own account has to do; it leaves out what gVisor itself takes.
+	return s.ownUsage(ctx)
+}
+
+// ownUsage is gVisor's own account, for hosts without cgroups. It leaves out what gVisor itself takes.
+func (s *box) ownUsage(ctx context.Context) (driver.Usage, error) {
 	var event boot.EventOut
 	id := string(s.id)
 	if err := s.call(ctx, boot.ContMgrEvent, &id, &event); err != nil {
-		if errors.Is(err, fs.ErrNotExist) || !s.state.Sandbox.alive() {
+		switch {
+		case ctx.Err() != nil:
+			return driver.Usage{}, ctx.Err()
+		case errors.Is(err, fs.ErrNotExist) || !s.state.Sandbox.alive():
 			return driver.Usage{}, fmt.Errorf("read usage: the sandbox has ended: %w", fs.ErrNotExist)
 		}
 		return driver.Usage{}, fmt.Errorf("read usage: %w", err)

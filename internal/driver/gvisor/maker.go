@@ -115,6 +115,9 @@ func (r request) make() (state, error) {
 	if err != nil {
 		return state{}, err
 	}
+	if err := preferAsVictim(sandboxPID); err != nil && !r.Rootless {
+		return state{}, err
+	}
 	st := state{Boot: bootID()}
 	if st.Sandbox, err = findProcess(sandboxPID); err != nil {
 		return state{}, fmt.Errorf("find sandbox's process: %w", err)
@@ -150,3 +153,9 @@ func (r request) join() error {
 // hostTasks is how many host threads a sandbox of so many processes may take: gVisor uses several for each, and does
 // not survive a refusal. It is the outer wall; the limit that programs meet is set inside.
 func hostTasks(pids int64) int64 { return 1024 + 8*min(pids, 1<<20) }
+
+// preferAsVictim has the kernel kill the whole sandbox when memory runs out, rather than one of the processes that carry
+// its programs, which gVisor would not survive in an orderly way.
+func preferAsVictim(pid int) error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("1000"), 0)
+}

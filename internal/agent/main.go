@@ -24,6 +24,7 @@ const (
 	exitDeadline = 124
 
 	stopGrace = 3 * time.Second // that processes get after a signal to the agent
+	drainTime = time.Second     // that clients get then to read the last of their output
 )
 
 // Main is the program: it serves until a signal or the deadline ends it, and returns its exit status.
@@ -31,6 +32,8 @@ func Main(args []string, stderr io.Writer) int {
 	// Little memory is worth more here than speed: there is an agent in every sandbox.
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(32 << 20)
+
+	unix.Umask(0o022) // of the files that clients make, and of processes, whatever started us
 
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	var c Config
@@ -78,6 +81,9 @@ func run(c Config, address string) (int, error) {
 	case sig := <-signals:
 		// Streams stay open meanwhile, so that clients still get the last output and the end.
 		a.procs.Stop(sig.(syscall.Signal), stopGrace)
+		drain, stop := context.WithTimeout(ctx, drainTime)
+		defer stop()
+		a.procs.Drain(drain)
 		cancel()
 		<-served
 		return 128 + int(sig.(syscall.Signal)), nil

@@ -191,6 +191,58 @@ func TestSignalsAreForwarded(t *testing.T) {
 	}
 }
 
+func TestTheLastOutputArrives(t *testing.T) {
+	for range 5 {
+		b, cmd := asProcess(t)
+		s, r := b.begin(shell("trap 'seq 1 20000; exit 6' TERM; echo ready; while :; do sleep 0.01; done"))
+		r.until(t, s, func() bool { return r.stdout.String() == "ready\n" })
+		must(t, cmd.Process.Signal(syscall.SIGTERM))
+		r.until(t, s, func() bool { return r.end != nil })
+		if !strings.HasSuffix(tail(r.stdout), "\n20000\n") || r.end.GetExitCode() != 6 {
+			t.Errorf("got %q, %v", tail(r.stdout), r.end)
+		}
+	}
+}
+
+func TestPassedConnections(t *testing.T) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
+	must(t, err)
+	theirs := os.NewFile(uintptr(fds[1]), "theirs")
+	t.Cleanup(func() { _ = syscall.Close(fds[0]) })
+	cmd := exec.Command("/proc/self/exe", "--listen", "fd:3")
+	cmd.Env, cmd.Stderr, cmd.ExtraFiles = append(os.Environ(), "BE_THE_AGENT=1"), os.Stderr, []*os.File{theirs}
+	must(t, cmd.Start())
+	_ = theirs.Close()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	must(t, syscall.Sendmsg(fds[0], []byte{0}, nil, nil, 0)) // nothing passed: nothing happens
+	b := &box{t: t, Guest: guest.New(func(context.Context) (net.Conn, error) {
+		pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		defer syscall.Close(pair[1])
+		if err := syscall.Sendmsg(fds[0], []byte{0}, syscall.UnixRights(pair[1]), nil, 0); err != nil {
+			return nil, err
+		}
+		ours := os.NewFile(uintptr(pair[0]), "ours")
+		defer ours.Close()
+		conn, err := net.FileConn(ours)
+		if err != nil {
+			return nil, err
+		}
+		_, err = conn.Read(make([]byte, 1)) // the agent says that it has it
+		return conn, err
+	}, "the token")}
+	t.Cleanup(b.Close)
+	must(t, b.Init(t.Context(), guest.Config{User: me(t)}))
+	if got := b.output("echo through"); got != "through\n" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestZombiesAreReaped(t *testing.T) {
 	b, cmd := asProcess(t)
 	// Each orphan leaves its parent and its session, ends, and is nobody's but the agent's.

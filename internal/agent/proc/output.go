@@ -115,6 +115,13 @@ func (o *Output) end() {
 	o.wake()
 }
 
+// followed reports whether there is a reader.
+func (o *Output) followed() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.readers) > 0
+}
+
 // release gives the memory back. Readers that come later find the output dropped.
 func (o *Output) release() {
 	o.mu.Lock()

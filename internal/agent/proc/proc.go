@@ -234,6 +234,28 @@ func (m *Manager) Stop(sig unix.Signal, grace time.Duration) {
 	}
 }
 
+// Drain waits, once all processes have ended, until those who follow their output have all of it, or ctx ends.
+func (m *Manager) Drain(ctx context.Context) {
+	for m.followed() {
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (m *Manager) followed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for p := range m.open {
+		if p.output.followed() {
+			return true
+		}
+	}
+	return slices.ContainsFunc(m.ended, func(p *Process) bool { return p.output.followed() })
+}
+
 // Close kills all processes and waits for everything that was started for them.
 func (m *Manager) Close() {
 	m.Stop(unix.SIGKILL, time.Second)

@@ -211,8 +211,12 @@ func sourceFiles(t *testing.T, visit func(name string, source []byte)) {
 
 func TestFilesAndFunctionsStaySmall(t *testing.T) {
 	sourceFiles(t, func(name string, source []byte) {
-		if lines := strings.Count(string(source), "\n"); lines > 500 {
-			t.Errorf("%s has %d lines, more than 500", name, lines)
+		limit := 500
+		if strings.HasSuffix(name, "_test.go") {
+			limit = 600 // tables are long
+		}
+		if lines := strings.Count(string(source), "\n"); lines > limit {
+			t.Errorf("%s has %d lines, more than %d", name, lines, limit)
 		}
 		fset := token.NewFileSet()
 		f, err := parser.ParseFile(fset, name, source, 0)

@@ -39,7 +39,8 @@ func Main(args []string, stderr io.Writer) int {
 	var c Config
 	flags := flag.NewFlagSet("firebreak-agent", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	listen := flags.String("listen", "tcp:127.0.0.1:49983", "where to serve: tcp:HOST:PORT, unix:PATH, or fd:NUMBER of a socket that connections are passed on")
+	listen := flags.String("listen", "tcp:127.0.0.1:49983",
+		"where to serve: tcp:HOST:PORT, unix:PATH, or fd:NUMBER of a socket that connections are passed on")
 	flags.BoolVar(&c.DropCapabilities, "drop-capabilities", false, "give processes no capabilities and no new privileges")
 	flags.Int64Var(&c.PIDsMax, "pids-max", 0, "limit the `number` of processes by the sandbox's own means")
 	flags.StringVar(&c.Mark, "mark", "", "set FIREBREAK_SANDBOX_ID=`ID` for all processes")

@@ -159,5 +159,6 @@ func (g *Guest) ask(ctx context.Context, method, path string, body []byte) error
 		kind = firebreak.KindUnavailable
 	}
 	text, _ := io.ReadAll(io.LimitReader(res.Body, maxText)) // what could be read says enough
-	return &firebreak.Error{Kind: kind, Op: "ask the agent", Err: fmt.Errorf("%s %s answered %d: %q", method, path, res.StatusCode, text)}
+	err = fmt.Errorf("%s %s answered %d: %q", method, path, res.StatusCode, text)
+	return &firebreak.Error{Kind: kind, Op: "ask the agent", Err: err}
 }

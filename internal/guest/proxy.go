@@ -38,7 +38,8 @@ func (g *Guest) newProxy() http.Handler {
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", "agent", "agent"
-			for _, private := range []string{tokenHeader, "Cookie", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded", "X-Api-Key"} {
+			for _, private := range []string{tokenHeader, "Cookie", "X-Api-Key",
+				"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded"} {
 				r.Out.Header.Del(private)
 			}
 			if g.token != "" {
@@ -74,11 +75,12 @@ var errHostile = errors.New("the sandbox gave an answer that is not of the proto
 // spoken are the headers that the protocol answers with. A sandbox's code that replaced its agent must not set cookies,
 // redirect, or loosen the rules of the site that the browser thinks it talks to.
 var spoken = []string{"Accept-Encoding", "Accept-Post", "Accept-Ranges", "Allow", "Cache-Control", "Content-Disposition",
-	"Content-Encoding", "Content-Length", "Content-Range", "Content-Type", "Date", "Etag", "Last-Modified", "Retry-After", "Trailer", "Vary"}
+	"Content-Encoding", "Content-Length", "Content-Range", "Content-Type", "Date", "Etag", "Last-Modified",
+	"Retry-After", "Trailer", "Vary"}
 
 func tame(res *http.Response) error {
-	switch {
-	case res.StatusCode < 200, res.StatusCode >= 300 && res.StatusCode < 400 && res.StatusCode != http.StatusNotModified, res.StatusCode > 599:
+	redirect := res.StatusCode >= 300 && res.StatusCode < 400 && res.StatusCode != http.StatusNotModified
+	if res.StatusCode < 200 || res.StatusCode > 599 || redirect {
 		return errHostile
 	}
 	for name := range res.Header {

@@ -182,16 +182,23 @@ func (c *cached[T]) load(path string, parse func(io.Reader) T) (T, error) {
 		*c = cached[T]{}
 		return c.value, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
-	if now.Ino == c.stat.Ino && now.Dev == c.stat.Dev && now.Size == c.stat.Size && now.Mtim == c.stat.Mtim && now.Ctim == c.stat.Ctim {
+	if sameFile(&now, &c.stat) {
 		return c.value, nil
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO in its place must not hold us
+	if now.Mode&unix.S_IFMT != unix.S_IFREG { // a FIFO would hold us for ever
+		return c.value, &fs.PathError{Op: "read", Path: path, Err: fs.ErrInvalid}
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return c.value, err
 	}
 	defer f.Close() //nolint:errcheck // opened for reading
 	c.stat, c.value = now, parse(io.LimitReader(f, maxDatabase))
 	return c.value, nil
+}
+
+func sameFile(a, b *unix.Stat_t) bool {
+	return a.Ino == b.Ino && a.Dev == b.Dev && a.Size == b.Size && a.Mtim == b.Mtim && a.Ctim == b.Ctim
 }
 
 func parsePasswd(r io.Reader) []User {

@@ -23,6 +23,13 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/api/filesystem/filesystemconnect"
 )
 
+// The wrappers of Connect, whose full names would fill every line.
+type (
+	request[T any]  = connect.Request[T]
+	response[T any] = connect.Response[T]
+	stream[T any]   = connect.ServerStream[T]
+)
+
 // Service serves the files.
 type Service struct {
 	session *account.Session
@@ -116,7 +123,7 @@ func coded(err error) error {
 }
 
 // Stat implements filesystem.Filesystem.
-func (s *Service) Stat(_ context.Context, req *connect.Request[filesystemv1.StatRequest]) (*connect.Response[filesystemv1.StatResponse], error) {
+func (s *Service) Stat(_ context.Context, req *request[filesystemv1.StatRequest]) (*response[filesystemv1.StatResponse], error) {
 	var entry *filesystemv1.EntryInfo
 	err := s.as(req.Header(), req.Msg.GetPath(), func(_ account.User, path string) (err error) {
 		entry, err = s.entry(path)
@@ -129,7 +136,7 @@ func (s *Service) Stat(_ context.Context, req *connect.Request[filesystemv1.Stat
 }
 
 // MakeDir implements filesystem.Filesystem: parents too, all of them the user's.
-func (s *Service) MakeDir(_ context.Context, req *connect.Request[filesystemv1.MakeDirRequest]) (*connect.Response[filesystemv1.MakeDirResponse], error) {
+func (s *Service) MakeDir(_ context.Context, req *request[filesystemv1.MakeDirRequest]) (*response[filesystemv1.MakeDirResponse], error) {
 	var entry *filesystemv1.EntryInfo
 	err := s.as(req.Header(), req.Msg.GetPath(), func(_ account.User, path string) error {
 		switch info, err := os.Stat(path); {
@@ -154,7 +161,7 @@ func (s *Service) MakeDir(_ context.Context, req *connect.Request[filesystemv1.M
 }
 
 // Move implements filesystem.Filesystem. The destination's parents are made.
-func (s *Service) Move(_ context.Context, req *connect.Request[filesystemv1.MoveRequest]) (*connect.Response[filesystemv1.MoveResponse], error) {
+func (s *Service) Move(_ context.Context, req *request[filesystemv1.MoveRequest]) (*response[filesystemv1.MoveResponse], error) {
 	var entry *filesystemv1.EntryInfo
 	err := s.as(req.Header(), req.Msg.GetSource(), func(u account.User, source string) error {
 		destination := s.session.Path(u, req.Msg.GetDestination())
@@ -181,7 +188,7 @@ func (s *Service) Move(_ context.Context, req *connect.Request[filesystemv1.Move
 const maxEntries = 50_000
 
 // ListDir implements filesystem.Filesystem. Links below the directory are shown and not followed.
-func (s *Service) ListDir(ctx context.Context, req *connect.Request[filesystemv1.ListDirRequest]) (*connect.Response[filesystemv1.ListDirResponse], error) {
+func (s *Service) ListDir(ctx context.Context, req *request[filesystemv1.ListDirRequest]) (*response[filesystemv1.ListDirResponse], error) {
 	res := &filesystemv1.ListDirResponse{}
 	err := s.as(req.Header(), req.Msg.GetPath(), func(_ account.User, path string) error {
 		// A link to a directory is listed as that directory, but under the name that was asked for.
@@ -208,7 +215,8 @@ func (s *Service) list(ctx context.Context, dir string, depth uint32, into *[]*f
 			return err
 		}
 		if len(*into) >= maxEntries {
-			return connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("more than %d entries; list with less depth", maxEntries))
+			return connect.NewError(connect.CodeResourceExhausted,
+				fmt.Errorf("more than %d entries; list with less depth", maxEntries))
 		}
 		path := filepath.Join(dir, name)
 		entry, err := s.entry(path)
@@ -220,7 +228,8 @@ func (s *Service) list(ctx context.Context, dir string, depth uint32, into *[]*f
 		}
 		*into = append(*into, entry)
 		if depth > 1 && entry.GetType() == filesystemv1.FileType_FILE_TYPE_DIRECTORY && entry.SymlinkTarget == nil {
-			if err := s.list(ctx, path, depth-1, into); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
+			err := s.list(ctx, path, depth-1, into)
+			if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
@@ -229,7 +238,7 @@ func (s *Service) list(ctx context.Context, dir string, depth uint32, into *[]*f
 }
 
 // Remove implements filesystem.Filesystem: with everything below; what does not exist is removed already.
-func (s *Service) Remove(_ context.Context, req *connect.Request[filesystemv1.RemoveRequest]) (*connect.Response[filesystemv1.RemoveResponse], error) {
+func (s *Service) Remove(_ context.Context, req *request[filesystemv1.RemoveRequest]) (*response[filesystemv1.RemoveResponse], error) {
 	err := s.as(req.Header(), req.Msg.GetPath(), func(_ account.User, path string) error {
 		if path == "/" {
 			return connect.NewError(connect.CodeInvalidArgument, errors.New("the root directory cannot be removed"))

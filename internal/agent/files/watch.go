@@ -27,7 +27,8 @@ const (
 )
 
 // errBehind is the error of a watcher whose client is too slow for its events.
-var errBehind = connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("more than %d events were not read in time; watch anew", maxQueued))
+var errBehind = connect.NewError(connect.CodeResourceExhausted,
+	fmt.Errorf("more than %d events were not read in time; watch anew", maxQueued))
 
 // watcher turns inotify's events under root into the protocol's.
 type watcher struct {
@@ -40,15 +41,15 @@ type watcher struct {
 	watched   map[string]struct{} // only its own goroutine's, once it runs
 }
 
-// request is what WatchDir and CreateWatcher have in common.
-type request interface {
+// watchRequest is what WatchDir and CreateWatcher have in common.
+type watchRequest interface {
 	GetPath() string
 	GetRecursive() bool
 	GetIncludeEntry() bool
 	GetAllowNetworkMounts() bool
 }
 
-func (s *Service) watch(u account.User, path string, req request) (*watcher, error) {
+func (s *Service) watch(u account.User, path string, req watchRequest) (*watcher, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -65,7 +66,10 @@ func (s *Service) watch(u account.User, path string, req request) (*watcher, err
 	if err != nil {
 		return nil, connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("watch: %w", err))
 	}
-	w := &watcher{service: s, user: u, root: path, recursive: req.GetRecursive(), entries: req.GetIncludeEntry(), notify: n, watched: map[string]struct{}{}}
+	w := &watcher{
+		service: s, user: u, root: path, recursive: req.GetRecursive(), entries: req.GetIncludeEntry(),
+		notify: n, watched: map[string]struct{}{},
+	}
 	if err := w.add(path, nil); err != nil {
 		_ = n.Close()
 		return nil, err
@@ -81,7 +85,8 @@ func refuseNetwork(path string) error {
 	}
 	switch uint32(st.Type) {
 	case unix.NFS_SUPER_MAGIC, unix.FUSE_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC:
-		return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("%s is on a network file system, where events of other machines are not seen", path))
+		return connect.NewError(connect.CodeInvalidArgument,
+			fmt.Errorf("%s is on a network file system, where events of other machines are not seen", path))
 	}
 	return nil
 }
@@ -119,8 +124,10 @@ func (w *watcher) add(dir string, found func(path string)) error {
 	return nil
 }
 
+type event = filesystemv1.FilesystemEvent
+
 // run calls emit for every event until ctx is done, the root is gone, or emit or the watching fails. It closes w.
-func (w *watcher) run(ctx context.Context, tick <-chan time.Time, alive func() error, emit func(*filesystemv1.FilesystemEvent) error) error {
+func (w *watcher) run(ctx context.Context, tick <-chan time.Time, alive func() error, emit func(*event) error) error {
 	defer w.notify.Close() //nolint:errcheck // nothing is lost
 	for {
 		var err error
@@ -209,7 +216,7 @@ func (w *watcher) event(path string, kind filesystemv1.EventType) *filesystemv1.
 }
 
 // WatchDir implements filesystem.Filesystem.
-func (s *Service) WatchDir(ctx context.Context, req *connect.Request[filesystemv1.WatchDirRequest], stream *connect.ServerStream[filesystemv1.WatchDirResponse]) error {
+func (s *Service) WatchDir(ctx context.Context, req *request[filesystemv1.WatchDirRequest], out *stream[filesystemv1.WatchDirResponse]) error {
 	var w *watcher
 	err := s.as(req.Header(), req.Msg.GetPath(), func(u account.User, path string) (err error) {
 		w, err = s.watch(u, path, req.Msg)
@@ -221,20 +228,28 @@ func (s *Service) WatchDir(ctx context.Context, req *connect.Request[filesystemv
 	silence := keepalive(req.Header().Get("Keepalive-Ping-Interval"))
 	tick := time.NewTicker(silence)
 	defer tick.Stop()
-	send := func(res *filesystemv1.WatchDirResponse) error {
+	send := func(event *filesystemv1.WatchDirResponse) error {
 		tick.Reset(silence)
-		return stream.Send(res)
+		return out.Send(event)
 	}
-	if err := send(&filesystemv1.WatchDirResponse{Event: &filesystemv1.WatchDirResponse_Start{Start: &filesystemv1.WatchDirResponse_StartEvent{}}}); err != nil {
+	if err := send(started()); err != nil {
 		_ = w.notify.Close()
 		return err
 	}
-	err = w.run(ctx, tick.C, func() error {
-		return send(&filesystemv1.WatchDirResponse{Event: &filesystemv1.WatchDirResponse_Keepalive{Keepalive: &filesystemv1.WatchDirResponse_KeepAlive{}}})
-	}, func(e *filesystemv1.FilesystemEvent) error {
+	err = w.run(ctx, tick.C, func() error { return send(alive()) }, func(e *filesystemv1.FilesystemEvent) error {
 		return send(&filesystemv1.WatchDirResponse{Event: &filesystemv1.WatchDirResponse_Filesystem{Filesystem: e}})
 	})
 	return coded(err)
+}
+
+func started() *filesystemv1.WatchDirResponse {
+	start := &filesystemv1.WatchDirResponse_StartEvent{}
+	return &filesystemv1.WatchDirResponse{Event: &filesystemv1.WatchDirResponse_Start{Start: start}}
+}
+
+func alive() *filesystemv1.WatchDirResponse {
+	keepalive := &filesystemv1.WatchDirResponse_KeepAlive{}
+	return &filesystemv1.WatchDirResponse{Event: &filesystemv1.WatchDirResponse_Keepalive{Keepalive: keepalive}}
 }
 
 func keepalive(header string) time.Duration {
@@ -261,7 +276,7 @@ func (p *polled) close() {
 }
 
 // CreateWatcher implements filesystem.Filesystem.
-func (s *Service) CreateWatcher(_ context.Context, req *connect.Request[filesystemv1.CreateWatcherRequest]) (*connect.Response[filesystemv1.CreateWatcherResponse], error) {
+func (s *Service) CreateWatcher(_ context.Context, req *request[filesystemv1.CreateWatcherRequest]) (*response[filesystemv1.CreateWatcherResponse], error) {
 	var w *watcher
 	err := s.as(req.Header(), req.Msg.GetPath(), func(u account.User, path string) (err error) {
 		w, err = s.watch(u, path, req.Msg)
@@ -314,7 +329,7 @@ func (s *Service) watcher(id string) (*polled, error) {
 
 // GetWatcherEvents implements filesystem.Filesystem: each event is given once. What ended the watcher is told after
 // the last event before it.
-func (s *Service) GetWatcherEvents(_ context.Context, req *connect.Request[filesystemv1.GetWatcherEventsRequest]) (*connect.Response[filesystemv1.GetWatcherEventsResponse], error) {
+func (s *Service) GetWatcherEvents(_ context.Context, req *request[filesystemv1.GetWatcherEventsRequest]) (*response[filesystemv1.GetWatcherEventsResponse], error) {
 	p, err := s.watcher(req.Msg.GetWatcherId())
 	if err != nil {
 		return nil, err
@@ -330,7 +345,7 @@ func (s *Service) GetWatcherEvents(_ context.Context, req *connect.Request[files
 }
 
 // RemoveWatcher implements filesystem.Filesystem.
-func (s *Service) RemoveWatcher(_ context.Context, req *connect.Request[filesystemv1.RemoveWatcherRequest]) (*connect.Response[filesystemv1.RemoveWatcherResponse], error) {
+func (s *Service) RemoveWatcher(_ context.Context, req *request[filesystemv1.RemoveWatcherRequest]) (*response[filesystemv1.RemoveWatcherResponse], error) {
 	p, err := s.watcher(req.Msg.GetWatcherId())
 	if err != nil {
 		return nil, err

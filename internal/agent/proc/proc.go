@@ -61,7 +61,10 @@ func New(c Config) *Manager {
 	if c.Budget == 0 {
 		c.Budget = 64 << 20
 	}
-	return &Manager{Config: c, budget: NewBudget(c.Budget), oom: childrenOOM(), live: map[int]*Process{}, open: map[*Process]struct{}{}}
+	return &Manager{
+		Config: c, budget: NewBudget(c.Budget), oom: childrenOOM(),
+		live: map[int]*Process{}, open: map[*Process]struct{}{},
+	}
 }
 
 // childrenOOM makes children likelier victims than the agent when memory runs out: it must live to tell what happened.
@@ -76,7 +79,9 @@ func childrenOOM() []byte {
 
 // Start starts a process and a reader of its output from the first byte on. The process outlives ctx; at deadline,
 // unless that is zero, it is killed.
-func (m *Manager) Start(ctx context.Context, user account.User, req *processv1.StartRequest, deadline time.Time) (*Process, *Reader, error) {
+func (m *Manager) Start(
+	ctx context.Context, user account.User, req *processv1.StartRequest, deadline time.Time,
+) (*Process, *Reader, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}

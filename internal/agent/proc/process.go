@@ -314,7 +314,8 @@ func (p *Process) Input(ctx context.Context, in *processv1.ProcessInput) error {
 		data, terminal = t.Pty, true
 	}
 	if terminal != (p.files[PTY] != nil) {
-		return connect.NewError(connect.CodeInvalidArgument, errors.New("input for a terminal and for stdin are not the same: the process has the other one"))
+		return connect.NewError(connect.CodeInvalidArgument,
+			errors.New("input for a terminal and for stdin are not the same: the process has the other one"))
 	}
 	if err := p.lockInput(ctx); err != nil {
 		return err

@@ -15,6 +15,14 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/api/process/processconnect"
 )
 
+// The wrappers of Connect, whose full names would fill every line.
+type (
+	request[T any]      = connect.Request[T]
+	response[T any]     = connect.Response[T]
+	stream[T any]       = connect.ServerStream[T]
+	clientStream[T any] = connect.ClientStream[T]
+)
+
 // Service serves a Manager as process.Process.
 type Service struct{ manager *Manager }
 
@@ -67,7 +75,7 @@ func keepalive(h http.Header) time.Duration {
 }
 
 // List implements process.Process.
-func (s Service) List(context.Context, *connect.Request[processv1.ListRequest]) (*connect.Response[processv1.ListResponse], error) {
+func (s Service) List(context.Context, *request[processv1.ListRequest]) (*response[processv1.ListResponse], error) {
 	res := &processv1.ListResponse{}
 	for _, p := range s.manager.List() {
 		res.Processes = append(res.Processes, p.Info())
@@ -76,7 +84,7 @@ func (s Service) List(context.Context, *connect.Request[processv1.ListRequest]) 
 }
 
 // Start implements process.Process.
-func (s Service) Start(ctx context.Context, req *connect.Request[processv1.StartRequest], stream *connect.ServerStream[processv1.StartResponse]) error {
+func (s Service) Start(ctx context.Context, req *request[processv1.StartRequest], out *stream[processv1.StartResponse]) error {
 	user, err := s.manager.Session.User(account.HeaderUser(req.Header()))
 	if err != nil {
 		return connect.NewError(connect.CodeUnauthenticated, err)
@@ -87,12 +95,12 @@ func (s Service) Start(ctx context.Context, req *connect.Request[processv1.Start
 	}
 	defer reader.Close()
 	return p.follow(ctx, reader, keepalive(req.Header()), true, func(e *processv1.ProcessEvent) error {
-		return stream.Send(&processv1.StartResponse{Event: e})
+		return out.Send(&processv1.StartResponse{Event: e})
 	})
 }
 
 // Connect implements process.Process.
-func (s Service) Connect(ctx context.Context, req *connect.Request[processv1.ConnectRequest], stream *connect.ServerStream[processv1.ConnectResponse]) error {
+func (s Service) Connect(ctx context.Context, req *request[processv1.ConnectRequest], out *stream[processv1.ConnectResponse]) error {
 	p, err := s.manager.Find(req.Msg.GetProcess())
 	if err != nil {
 		return err
@@ -107,13 +115,15 @@ func (s Service) Connect(ctx context.Context, req *connect.Request[processv1.Con
 	}
 	defer reader.Close()
 	return p.follow(ctx, reader, keepalive(req.Header()), false, func(e *processv1.ProcessEvent) error {
-		return stream.Send(&processv1.ConnectResponse{Event: e})
+		return out.Send(&processv1.ConnectResponse{Event: e})
 	})
 }
 
+type event = processv1.ProcessEvent
+
 // follow sends the start, what the reader reads, and the end. The one who started the process learns of its deadline
 // as an error; others see how it ended.
-func (p *Process) follow(ctx context.Context, r *Reader, silence time.Duration, starter bool, send func(*processv1.ProcessEvent) error) error {
+func (p *Process) follow(ctx context.Context, r *Reader, silence time.Duration, starter bool, send func(*event) error) error {
 	if err := send(p.startEvent(r)); err != nil {
 		return err
 	}
@@ -122,7 +132,6 @@ func (p *Process) follow(ctx context.Context, r *Reader, silence time.Duration, 
 	buf := make([]byte, pipeChunk)
 	for {
 		chunk, err := r.Read(ctx, tick.C, buf)
-		event := chunk.event()
 		switch {
 		case errors.Is(err, errEnded) && starter && p.expired.Load():
 			return connect.NewError(connect.CodeDeadlineExceeded, errors.New("the process was killed at its deadline"))
@@ -131,7 +140,7 @@ func (p *Process) follow(ctx context.Context, r *Reader, silence time.Duration, 
 		case err != nil:
 			return err
 		}
-		if err := send(event); err != nil {
+		if err := send(chunk.event()); err != nil {
 			return err
 		}
 		r.Sent(chunk)
@@ -164,7 +173,7 @@ func (c Chunk) event() *processv1.ProcessEvent {
 }
 
 // SendInput implements process.Process.
-func (s Service) SendInput(ctx context.Context, req *connect.Request[processv1.SendInputRequest]) (*connect.Response[processv1.SendInputResponse], error) {
+func (s Service) SendInput(ctx context.Context, req *request[processv1.SendInputRequest]) (*response[processv1.SendInputResponse], error) {
 	p, err := s.running(req.Msg.GetProcess())
 	if err != nil {
 		return nil, err
@@ -176,11 +185,11 @@ func (s Service) SendInput(ctx context.Context, req *connect.Request[processv1.S
 }
 
 // StreamInput implements process.Process.
-func (s Service) StreamInput(ctx context.Context, stream *connect.ClientStream[processv1.StreamInputRequest]) (*connect.Response[processv1.StreamInputResponse], error) {
+func (s Service) StreamInput(ctx context.Context, in *clientStream[processv1.StreamInputRequest]) (*response[processv1.StreamInputResponse], error) {
 	var p *Process
-	for stream.Receive() {
+	for in.Receive() {
 		var err error
-		switch e := stream.Msg().GetEvent().(type) {
+		switch e := in.Msg().GetEvent().(type) {
 		case *processv1.StreamInputRequest_Start:
 			p, err = s.running(e.Start.GetProcess())
 		case *processv1.StreamInputRequest_Data:
@@ -193,14 +202,14 @@ func (s Service) StreamInput(ctx context.Context, stream *connect.ClientStream[p
 			return nil, err
 		}
 	}
-	if err := stream.Err(); err != nil {
+	if err := in.Err(); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&processv1.StreamInputResponse{}), nil
 }
 
 // SendSignal implements process.Process.
-func (s Service) SendSignal(_ context.Context, req *connect.Request[processv1.SendSignalRequest]) (*connect.Response[processv1.SendSignalResponse], error) {
+func (s Service) SendSignal(_ context.Context, req *request[processv1.SendSignalRequest]) (*response[processv1.SendSignalResponse], error) {
 	p, err := s.running(req.Msg.GetProcess())
 	if err != nil {
 		return nil, err
@@ -220,7 +229,7 @@ func (s Service) SendSignal(_ context.Context, req *connect.Request[processv1.Se
 }
 
 // CloseStdin implements process.Process.
-func (s Service) CloseStdin(ctx context.Context, req *connect.Request[processv1.CloseStdinRequest]) (*connect.Response[processv1.CloseStdinResponse], error) {
+func (s Service) CloseStdin(ctx context.Context, req *request[processv1.CloseStdinRequest]) (*response[processv1.CloseStdinResponse], error) {
 	p, err := s.running(req.Msg.GetProcess())
 	if err != nil {
 		return nil, err
@@ -232,7 +241,7 @@ func (s Service) CloseStdin(ctx context.Context, req *connect.Request[processv1.
 }
 
 // Update implements process.Process.
-func (s Service) Update(_ context.Context, req *connect.Request[processv1.UpdateRequest]) (*connect.Response[processv1.UpdateResponse], error) {
+func (s Service) Update(_ context.Context, req *request[processv1.UpdateRequest]) (*response[processv1.UpdateResponse], error) {
 	p, err := s.running(req.Msg.GetProcess())
 	if err != nil {
 		return nil, err

@@ -32,6 +32,12 @@ func (d *Driver) Probe(ctx context.Context) (driver.Info, error) {
 			Mend: "run as root, or in a service with Delegate=yes",
 		})
 	}
+	if rootless() {
+		info.Warnings = append(info.Warnings, driver.Problem{
+			Text: "an ordinary user has one user id: in directories of the host that a sandbox is given, only its root can make files",
+			Mend: "run programs there as root of the sandbox, or run firebreak as root",
+		})
+	}
 	if err := d.tryOne(ctx); err != nil {
 		if ctx.Err() != nil {
 			return driver.Info{}, ctx.Err()

@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -35,16 +36,24 @@ func (d *Driver) handle(spec driver.Spec, agent identity, c *child) *sandbox {
 // Dial implements driver.Sandbox.
 func (s *sandbox) Dial(ctx context.Context) (net.Conn, error) {
 	conn, err := dialAgent(ctx, s.spec.Dir)
-	if err == nil {
+	if err == nil && s.agent.alive() {
 		return conn, nil
 	}
 	if ctx.Err() != nil {
-		return nil, ctx.Err()
+		return nil, errors.Join(ctx.Err(), closeConn(conn))
 	}
-	if !s.agent.alive() {
+	if !s.agent.alive() { // its socket may outlive it for a moment, in a child that it was just making
+		_ = closeConn(conn)
 		return nil, fmt.Errorf("dial sandbox %s: its agent has ended: %w", s.spec.ID, fs.ErrNotExist)
 	}
 	return nil, fmt.Errorf("dial sandbox %s: %w", s.spec.ID, err)
+}
+
+func closeConn(conn net.Conn) error {
+	if conn == nil {
+		return nil
+	}
+	return conn.Close()
 }
 
 // dialAgent goes through a descriptor of the directory, because a socket's name is limited to 108 bytes.

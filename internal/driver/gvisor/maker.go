@@ -37,7 +37,7 @@ type answer struct {
 
 // runMaker makes the sandbox in a process of its own: what gVisor's code does to the process that calls it (standard
 // streams handed on and chowned, resource limits raised, cgroups and namespaces joined by threads) would harm a daemon.
-// That process is in the sandbox's cgroup and namespaces before it starts anything, so all that it starts is in them too.
+// That process is in the sandbox's cgroup and mount namespace before it starts anything, so all that it starts is too.
 func (d *Driver) runMaker(ctx context.Context, spec driver.Spec, rec *record) (state, error) {
 	req, err := json.Marshal(request{Spec: spec, Record: rec.path, Agent: d.cfg.Agent, Rootless: rootless()})
 	if err != nil {
@@ -48,23 +48,69 @@ func (d *Driver) runMaker(ctx context.Context, spec driver.Spec, rec *record) (s
 	cmd.Args = []string{makerName, filepath.Join(rec.path, bundleName)}
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Dir = "/"
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(req), &out, &log
+	cmd.Stdout, cmd.Stderr = &out, &log
 	cmd.ExtraFiles = []*os.File{rec.dir}
 	cmd.WaitDelay = 5 * time.Second
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET}
-	err = cmd.Run()
-	var ans answer
-	if jsonErr := json.Unmarshal(out.Bytes(), &ans); ctx.Err() == nil && jsonErr == nil {
-		if ans.Error != "" {
-			return state{}, &firebreak.Error{Kind: kindOfMaking(ans.Error), Op: "make gVisor sandbox",
-				Err: errors.New(ans.Error + lastWords(rec.path))}
-		}
-		return ans.State, nil
-	}
+	err = startInCgroup(cmd, spec, req)
 	if ctx.Err() != nil {
 		return state{}, fmt.Errorf("make gVisor sandbox: %w", context.Cause(ctx))
 	}
-	return state{}, fmt.Errorf("make gVisor sandbox: %w%s", errors.Join(err), tail(log.String()))
+	var ans answer
+	if json.Unmarshal(out.Bytes(), &ans) != nil {
+		return state{}, fmt.Errorf("make gVisor sandbox: %w%s", errors.Join(err, errors.New("no answer")), tail(log.String()))
+	}
+	if ans.Error != "" {
+		return state{}, &firebreak.Error{Kind: kindOfMaking(ans.Error), Op: "make gVisor sandbox",
+			Err: errors.New(ans.Error + lastWords(rec.path))}
+	}
+	return ans.State, nil
+}
+
+// startInCgroup runs cmd in the cgroup of the sandbox, and hands it req once it is there.
+func startInCgroup(cmd *exec.Cmd, spec driver.Spec, req []byte) error {
+	group, err := makeCgroup(spec)
+	if err != nil {
+		return err
+	}
+	dir, err := group.Directory()
+	if err != nil {
+		return err
+	}
+	if dir != nil {
+		defer dir.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+	}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	if dir == nil {
+		err = group.Join(cmd.Process.Pid) // which takes as long as the program does to start
+	}
+	if err == nil {
+		_, err = in.Write(req)
+	}
+	return errors.Join(err, in.Close(), cmd.Wait())
+}
+
+// makeCgroup makes the sandbox's cgroup in what hierarchies the host lets us have.
+func makeCgroup(spec driver.Spec) (*oci.Cgroup, error) {
+	host, err := oci.FindCgroups()
+	if err != nil {
+		return nil, err
+	}
+	limits := spec.Limits
+	if limits.PIDs > 0 {
+		limits.PIDs = hostTasks(limits.PIDs)
+	}
+	if !host.Caps().Has(driver.CapLimitPIDs) {
+		limits.PIDs = 0 // gVisor's own limit has to do
+	}
+	return host.Create(spec.ID, limits)
 }
 
 // kindOfMaking classes what gVisor says only in words.
@@ -105,9 +151,6 @@ func rootless() bool {
 // make makes the sandbox; it runs in the maker. Whoever asked clears what is left if it fails.
 func (r request) make() (state, error) {
 	unix.CloseOnExec(recordFD)
-	if err := r.join(); err != nil {
-		return state{}, err
-	}
 	if err := r.mount(); err != nil {
 		return state{}, err
 	}
@@ -128,26 +171,6 @@ func (r request) make() (state, error) {
 		}
 	}
 	return st, st.save(r.Record)
-}
-
-// join makes the sandbox's cgroup, where the host lets us, and puts this process into it.
-func (r request) join() error {
-	host, err := oci.FindCgroups()
-	if err != nil {
-		return err
-	}
-	limits := r.Spec.Limits
-	if limits.PIDs > 0 {
-		limits.PIDs = hostTasks(limits.PIDs)
-	}
-	if !host.Caps().Has(driver.CapLimitPIDs) {
-		limits.PIDs = 0
-	}
-	group, err := host.Create(r.Spec.ID, limits)
-	if err != nil {
-		return err
-	}
-	return group.Join(0)
 }
 
 // hostTasks is how many host threads a sandbox of so many processes may take: gVisor uses several for each, and does

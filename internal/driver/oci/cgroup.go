@@ -126,15 +126,25 @@ func makeWritable(dir string) bool {
 	return syscall.Access(dir, 2 /* W_OK */) == nil
 }
 
+// find says which limits the hierarchies can enforce, and forgets the one of version 2 if it adds none: each that a
+// process has to be moved in takes time.
 func (c *Cgroups) find() driver.Caps {
 	var caps driver.Caps
+	needed := false
 	on, _ := os.ReadFile(filepath.Join(c.v2, "cgroup.subtree_control"))
 	for controller, bit := range map[string]driver.Caps{
 		"memory": driver.CapLimitMemory, "cpu": driver.CapLimitCPU, "pids": driver.CapLimitPIDs,
 	} {
-		if c.v1[controller] != "" || c.v2 != "" && slices.Contains(strings.Fields(string(on)), controller) {
+		switch {
+		case c.v1[controller] != "":
 			caps |= bit
+		case c.v2 != "" && slices.Contains(strings.Fields(string(on)), controller):
+			caps |= bit
+			needed = true
 		}
+	}
+	if !needed {
+		c.v2 = ""
 	}
 	return caps
 }
@@ -203,6 +213,15 @@ func (g *Cgroup) Join(pid int) error {
 		}
 	}
 	return nil
+}
+
+// Directory opens the directory in which a process can be born into g (CLONE_INTO_CGROUP), which spares moving it. Nil
+// with version 1, where there is more than one, and where g is in none.
+func (g *Cgroup) Directory() (*os.File, error) {
+	if g.v2 == "" || len(g.v1) > 0 {
+		return nil, nil
+	}
+	return os.Open(g.v2)
 }
 
 // Processes returns the ids of the processes in g; none if g is gone.

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -161,6 +162,50 @@ func TestCgroupOfThisHost(t *testing.T) {
 		if _, err := os.Stat(dir); err == nil {
 			t.Errorf("%s is left", dir)
 		}
+	}
+}
+
+func TestBornIntoCgroup(t *testing.T) {
+	root := ""
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); f[2] == "cgroup2" {
+			root = f[1]
+		}
+	}
+	dir := filepath.Join(root, fmt.Sprintf("firebreak-test%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); root == "" || err != nil {
+		t.Skipf("no cgroup of version 2 can be made here: %v", err)
+	}
+	g := &Cgroup{v2: dir}
+	t.Cleanup(func() {
+		if err := g.Remove(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	into, err := g.Directory()
+	if err != nil || into == nil {
+		t.Fatalf("Directory: %v, %v", into, err)
+	}
+	defer into.Close()
+	cmd := exec.Command("sleep", "600")
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(into.Fd())}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if pids, err := g.Processes(); err != nil || len(pids) != 1 || pids[0] != cmd.Process.Pid {
+		t.Errorf("processes = %v, %v; want [%d]", pids, err, cmd.Process.Pid)
+	}
+	if err := g.Remove(context.Background()); err != nil {
+		t.Error(err)
+	}
+	_ = cmd.Wait() // it was killed
+	both := &Cgroup{v2: dir, v1: map[string]string{"cpu": "/x"}}
+	if into, err := both.Directory(); into != nil || err != nil {
+		t.Errorf("beside version 1: %v, %v; want none", into, err)
 	}
 }
 

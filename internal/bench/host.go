@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // pidsOf returns the host processes that belong to a sandbox: its id is in their cgroup, command line or environment.
@@ -60,10 +62,17 @@ func leftovers(prefix string) []string {
 		}
 	}
 	filepath.WalkDir("/sys/fs/cgroup", func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.Contains(d.Name(), prefix) {
+		if err == nil && d.IsDir() && strings.Contains(d.Name(), prefix) && isCgroup(path) {
 			left = append(left, "cgroup "+path)
 		}
 		return nil
 	})
 	return left
+}
+
+// isCgroup reports whether path is on a file system of cgroups, and no plain directory in a place where one could be.
+func isCgroup(path string) bool {
+	var st unix.Statfs_t
+	err := unix.Statfs(path, &st)
+	return err == nil && (st.Type == unix.CGROUP_SUPER_MAGIC || st.Type == unix.CGROUP2_SUPER_MAGIC)
 }

@@ -7,11 +7,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
+	"connectrpc.com/connect"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/agentbin"
+	"github.com/firebreak-dev/firebreak/internal/api/process"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/driver/drivertest"
 	"github.com/firebreak-dev/firebreak/internal/driver/gvisor"
+	"github.com/firebreak-dev/firebreak/internal/guest"
 	"github.com/firebreak-dev/firebreak/internal/image"
 )
 
@@ -53,6 +61,70 @@ func newDriver(_ testing.TB, p drivertest.Place) driver.Driver {
 const allCaps = driver.CapLimitCPU | driver.CapLimitMemory | driver.CapLimitDisk | driver.CapLimitPIDs | driver.CapMounts |
 	driver.CapProcesses | driver.CapTerminal | driver.CapUsers | driver.CapRootUser | driver.CapPrivateRoot |
 	driver.CapPrivatePIDs | driver.CapPrivateNet
+
+// TestMemoryShown: programs that size themselves by the machine's memory must see the limit.
+func TestMemoryShown(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	dir := t.TempDir()
+	agent, err := agentbin.Path(ctx, dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newDriver(t, drivertest.Place{StateDir: filepath.Join(dir, "state"), Agent: agent})
+	if info, err := d.Probe(ctx); err != nil || !info.Caps.Has(driver.CapLimitMemory) {
+		t.Skipf("memory cannot be limited here: %v", err)
+	}
+	images, err := image.Open(filepath.Join(dir, "images"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := images.Root(ctx, "host", []driver.Form{driver.FormDirectory})
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := driver.Spec{ID: "memory", Dir: filepath.Join(dir, "memory"), Root: root, Limits: firebreak.Limits{Memory: 300 << 20}}
+	if err := os.Mkdir(spec.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	sb, err := d.Create(ctx, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Destroy(context.Background(), spec); err != nil {
+			t.Error(err)
+		}
+	})
+	g := guest.New(sb.Dial, "token")
+	defer g.Close()
+	if err := g.Init(ctx, guest.Config{User: "root"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := output(ctx, t, g, "/bin/grep", "MemTotal", "/proc/meminfo"); strings.Join(strings.Fields(got), " ") != "MemTotal: 307200 kB" {
+		t.Errorf("a sandbox of 300 MiB sees %q", got)
+	}
+}
+
+// output runs a program and returns what it writes.
+func output(ctx context.Context, t *testing.T, g *guest.Guest, cmd string, args ...string) string {
+	t.Helper()
+	stream, err := g.Process().Start(ctx, connect.NewRequest(&process.StartRequest{
+		Process: &process.ProcessConfig{Cmd: cmd, Args: args},
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	var out []byte
+	for stream.Receive() {
+		out = append(out, stream.Msg().GetEvent().GetData().GetStdout()...)
+	}
+	if err := stream.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
 
 func TestConformance(t *testing.T) {
 	images, err := image.Open(t.TempDir(), slog.New(slog.DiscardHandler))

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/hostos"
 
 	"github.com/firebreak-dev/firebreak/internal/driver"
 )
@@ -39,6 +40,9 @@ func (r request) mount() error {
 			return err
 		}
 	}
+	if err := r.showMemory(); err != nil {
+		return err
+	}
 	for i, m := range r.Spec.Mounts {
 		if err := r.bindSource(i, m); err != nil {
 			return err
@@ -48,6 +52,23 @@ func (r request) mount() error {
 		return nil
 	}
 	return seal(root)
+}
+
+// showMemory has gVisor take the limit for what the host has, so that programs see it as the size of the machine and
+// settle for it. gVisor would ask its own cgroup, but it is not told of ours.
+func (r request) showMemory() error {
+	limit := uint64(r.Spec.Limits.Memory)
+	if has, err := hostos.TotalSystemMemory(); limit == 0 || err != nil || has < limit {
+		return err
+	}
+	shown := filepath.Join(r.Record, "meminfo")
+	if err := os.WriteFile(shown, fmt.Appendf(nil, "MemTotal: %d kB\n", limit>>10), 0o600); err != nil {
+		return err
+	}
+	if err := unix.Mount(shown, "/proc/meminfo", "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("show memory limit: %w", err)
+	}
+	return nil
 }
 
 // mountRoot mounts the template's tree at root. Where mounts are asked for, a layer for their mount points lies on it.

@@ -188,8 +188,15 @@ func (a *app) wait(ctx context.Context, c *client.Client, word string) error {
 	if err != nil {
 		return a.mainError(ctx, c, id, "wait", err)
 	}
-	for {
+	for rejoins := 3; ; {
 		event, err := next()
+		if err != nil && rejoins > 0 && ctx.Err() == nil && firebreak.KindOf(err) != firebreak.KindNotFound {
+			rejoins-- // the stream was torn, but the agent remembers how its main program ended
+			if again, joinErr := main.join(ctx); joinErr == nil {
+				next = again
+				continue
+			}
+		}
 		if err != nil {
 			return a.mainError(ctx, c, id, "wait", err)
 		}

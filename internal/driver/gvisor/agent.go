@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -45,6 +46,9 @@ func (s *box) Dial(ctx context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	conn, err := s.dial(ctx)
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.ECONNREFUSED) {
+		s.settle(ctx) // the agent is gone, and the sandbox is about to be
+	}
 	switch {
 	case err == nil:
 		return conn, nil

@@ -124,8 +124,15 @@ func (s *box) cgroupUsage() driver.Usage {
 	return host.Open(s.id).Usage()
 }
 
-// dyingLimit is how long a process may take to end that the kernel has killed.
-const dyingLimit = 10 * time.Second
+// dyingLimit is how long a sandbox may take to end.
+const dyingLimit = 5 * time.Second
+
+// settle gives a sandbox that must be ending the time to do so.
+func (s *box) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, dyingLimit)
+	defer cancel()
+	_ = s.state.Sandbox.wait(ctx) // the caller looks whether it has ended
+}
 
 // Usage implements driver.Sandbox.
 func (s *box) Usage(ctx context.Context) (driver.Usage, error) {
@@ -134,12 +141,7 @@ func (s *box) Usage(ctx context.Context) (driver.Usage, error) {
 	}
 	usage := s.cgroupUsage()
 	if usage.OOMKills > 0 {
-		// The kernel counts before the one that it has killed, which is always the sandbox, is gone.
-		dying, cancel := context.WithTimeout(ctx, dyingLimit)
-		defer cancel()
-		if err := s.state.Sandbox.wait(dying); err != nil && ctx.Err() != nil {
-			return driver.Usage{}, ctx.Err()
-		}
+		s.settle(ctx) // the kernel counts before the one that it has killed, which is always the sandbox, is gone
 	}
 	if !s.state.Sandbox.alive() {
 		return driver.Usage{}, fmt.Errorf("read usage: the sandbox has ended: %w", fs.ErrNotExist)

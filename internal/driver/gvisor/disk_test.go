@@ -19,7 +19,8 @@ import (
 func smallTree(t testing.TB) string {
 	t.Helper()
 	root := t.TempDir()
-	for _, name := range []string{"sh", "true", "cat", "sleep", "id", "pwd", "echo", "mkdir", "ls", "chmod", "ln", "tr", "rm", "chown", "stat"} {
+	for _, name := range []string{"sh", "true", "cat", "sleep", "id", "pwd", "echo", "mkdir", "ls", "chmod", "chown", "stat",
+		"ln", "tr", "rm"} {
 		file, err := exec.LookPath(name)
 		if err != nil {
 			t.Fatal(err)
@@ -87,8 +88,8 @@ func TestDisk(t *testing.T) {
 			return root
 		},
 	}
-	for _, name := range []string{"lifecycle", "mute-agent", "agent-ends-at-once", "open-by-second-driver", "cancelled-at-many-points",
-		"exec-table", "users", "root-user", "files-round-trip", "template-untouched", "mounts", "limit-disk", "limit-memory",
+	for _, name := range []string{"lifecycle", "mute-agent", "agent-ends-at-once", "open-by-second-driver",
+		"cancelled-at-many-points", "exec-table", "users", "root-user", "files-round-trip", "template-untouched", "mounts", "limit-disk", "limit-memory",
 		"limit-processes", "host-files-invisible", "mounts-safe", "network-loopback-only", "hammer"} {
 		t.Run(name, func(t *testing.T) { s.RunCheck(t, name) })
 	}

@@ -83,7 +83,8 @@ func TestMemoryShown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec := driver.Spec{ID: "memory", Dir: filepath.Join(dir, "memory"), Root: root, Limits: firebreak.Limits{Memory: 300 << 20}}
+	spec := driver.Spec{ID: "memory", Dir: filepath.Join(dir, "memory"), Root: root,
+		Limits: firebreak.Limits{Memory: 300 << 20}}
 	if err := os.Mkdir(spec.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +102,8 @@ func TestMemoryShown(t *testing.T) {
 	if err := g.Init(ctx, guest.Config{User: "root"}); err != nil {
 		t.Fatal(err)
 	}
-	if got := output(ctx, t, g, "/bin/grep", "MemTotal", "/proc/meminfo"); strings.Join(strings.Fields(got), " ") != "MemTotal: 307200 kB" {
+	got := strings.Fields(output(ctx, t, g, "/bin/grep", "MemTotal", "/proc/meminfo"))
+	if strings.Join(got, " ") != "MemTotal: 307200 kB" {
 		t.Errorf("a sandbox of 300 MiB sees %q", got)
 	}
 }
@@ -145,4 +147,36 @@ func TestConformance(t *testing.T) {
 			return root
 		},
 	}.Run(t)
+}
+
+// BenchmarkCreate makes and destroys a sandbox of the host template, until its agent listens.
+func BenchmarkCreate(b *testing.B) {
+	ctx := context.Background()
+	dir := b.TempDir()
+	log := slog.New(slog.DiscardHandler)
+	agent, err := agentbin.Path(ctx, dir, log)
+	if err != nil {
+		b.Fatal(err)
+	}
+	images, err := image.Open(filepath.Join(dir, "images"), log)
+	if err != nil {
+		b.Fatal(err)
+	}
+	root, err := images.Root(ctx, "host", []driver.Form{driver.FormDirectory})
+	if err != nil {
+		b.Fatal(err)
+	}
+	d := newDriver(b, drivertest.Place{StateDir: filepath.Join(dir, "state"), Agent: agent, Log: log})
+	spec := driver.Spec{ID: "bench", Dir: filepath.Join(dir, "bench"), Root: root}
+	if err := os.Mkdir(spec.Dir, 0o700); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := d.Create(ctx, spec); err != nil {
+			b.Fatal(err)
+		}
+		if err := d.Destroy(ctx, spec); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

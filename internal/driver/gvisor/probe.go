@@ -2,6 +2,7 @@ package gvisor
 
 import (
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -34,9 +35,13 @@ func (d *Driver) Probe(ctx context.Context) (driver.Info, error) {
 	}
 	if rootless() {
 		info.Warnings = append(info.Warnings, driver.Problem{
-			Text: "an ordinary user has one user id: in directories of the host that a sandbox is given, only its root can make files",
+			Text: "an ordinary user has one user id: in directories that a sandbox is given, only its root can make files",
 			Mend: "run programs there as root of the sandbox, or run firebreak as root",
 		})
+	}
+	if err := isStatic(d.cfg.Exe); err != nil {
+		info.Problems = append(info.Problems, problem(err))
+		return info, ctx.Err()
 	}
 	if err := d.tryOne(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -45,6 +50,22 @@ func (d *Driver) Probe(ctx context.Context) (driver.Info, error) {
 		info.Problems = append(info.Problems, problem(err))
 	}
 	return info, nil
+}
+
+// isStatic returns an error unless the program can run in the empty root of a sandbox, where no loader is.
+func isStatic(exe string) error {
+	file, err := elf.Open(exe)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", exe, err)
+	}
+	defer file.Close()
+	for _, part := range file.Progs {
+		if part.Type == elf.PT_INTERP {
+			return &firebreak.Error{Kind: firebreak.KindHost, Op: "start gVisor",
+				Err: fmt.Errorf("%s is linked dynamically", exe), Mend: "build firebreak with CGO_ENABLED=0"}
+		}
+	}
+	return nil
 }
 
 // tryOne makes a sandbox and removes it, with a state of its own that List does not see.
@@ -57,7 +78,8 @@ func (d *Driver) tryOne(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	spec := driver.Spec{ID: probeID(dir), Dir: filepath.Join(dir, "dir"), Root: driver.Root{Form: driver.FormDirectory, Path: filepath.Join(dir, "root")}}
+	spec := driver.Spec{ID: probeID(dir), Dir: filepath.Join(dir, "dir"),
+		Root: driver.Root{Form: driver.FormDirectory, Path: filepath.Join(dir, "root")}}
 	for _, sub := range []string{spec.Dir, spec.Root.Path} {
 		if err := os.Mkdir(sub, 0o755); err != nil {
 			return err
@@ -83,13 +105,14 @@ func probeID(dir string) driver.ID {
 func problem(err error) driver.Problem {
 	p := driver.Problem{Text: err.Error()}
 	var e *firebreak.Error
-	if errors.As(err, &e) {
-		p.Mend = e.Mend
+	if errors.As(err, &e) && e.Mend != "" {
+		p = driver.Problem{Text: fmt.Sprintf("%s: %v", e.Op, e.Err), Mend: e.Mend}
 	}
 	switch {
 	case p.Mend != "":
 	case os.Geteuid() != 0:
-		p.Mend = "run as root, or let ordinary users make user namespaces: sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000"
+		p.Mend = "run as root, or let ordinary users make user namespaces: " +
+			"sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000"
 	default:
 		p.Mend = "use Linux 5.12 or later, and allow namespaces, seccomp and ptrace to this process"
 	}

@@ -104,7 +104,8 @@ func TestWrecks(t *testing.T) {
 	for name, wreck := range map[string]func(d *Driver, spec driver.Spec) error{
 		"an empty record": func(d *Driver, spec driver.Spec) error { return os.MkdirAll(d.path(spec.ID), 0o700) },
 		"a damaged state": func(d *Driver, spec driver.Spec) error {
-			return errors.Join(os.MkdirAll(d.path(spec.ID), 0o700), os.WriteFile(filepath.Join(d.path(spec.ID), stateName), []byte("{"), 0o600))
+			return errors.Join(os.MkdirAll(d.path(spec.ID), 0o700),
+				os.WriteFile(filepath.Join(d.path(spec.ID), stateName), []byte("{"), 0o600))
 		},
 		"the state of an earlier boot, whose pid another has": func(d *Driver, spec driver.Spec) error {
 			st := state{Sandbox: process{PID: os.Getpid(), Start: 1}, Boot: "another"}

@@ -77,7 +77,12 @@ func (d *Driver) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, 
 func (d *Driver) start(ctx context.Context, spec driver.Spec, rec *record) (*box, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("agent does not listen after %v", startLimit))
 	defer cancel()
-	st, err := d.runMaker(ctx, spec, rec)
+	m, err := d.startMaker(ctx, spec, rec)
+	if err != nil {
+		return nil, err
+	}
+	defer m.wait() // it ends while the agent starts
+	st, err := m.answer(ctx)
 	if err != nil {
 		return nil, err
 	}

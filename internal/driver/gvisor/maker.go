@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,66 +36,83 @@ type answer struct {
 	Error string `json:"error,omitempty"`
 }
 
-// runMaker makes the sandbox in a process of its own: what gVisor's code does to the process that calls it (standard
-// streams handed on and chowned, resource limits raised, cgroups and namespaces joined by threads) would harm a daemon.
-// That process is in the sandbox's cgroup and mount namespace before it starts anything, so all that it starts is too.
-func (d *Driver) runMaker(ctx context.Context, spec driver.Spec, rec *record) (state, error) {
-	req, err := json.Marshal(request{Spec: spec, Record: rec.path, Agent: d.cfg.Agent, Rootless: rootless()})
-	if err != nil {
-		return state{}, err
-	}
-	var out, log bytes.Buffer
-	cmd := exec.CommandContext(ctx, d.cfg.Exe)
-	cmd.Args = []string{makerName, filepath.Join(rec.path, bundleName)}
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = &out, &log
-	cmd.ExtraFiles = []*os.File{rec.dir}
-	cmd.WaitDelay = 5 * time.Second
-	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET}
-	err = startInCgroup(cmd, spec, req)
-	if ctx.Err() != nil {
-		return state{}, fmt.Errorf("make gVisor sandbox: %w", context.Cause(ctx))
-	}
-	var ans answer
-	if json.Unmarshal(out.Bytes(), &ans) != nil {
-		return state{}, fmt.Errorf("make gVisor sandbox: %w%s", errors.Join(err, errors.New("no answer")), tail(log.String()))
-	}
-	if ans.Error != "" {
-		return state{}, &firebreak.Error{Kind: kindOfMaking(ans.Error), Op: "make gVisor sandbox",
-			Err: errors.New(ans.Error + lastWords(rec.path))}
-	}
-	return ans.State, nil
+// maker is the process that makes a sandbox, as its parent sees it: what gVisor's code does to the process that calls it
+// (standard streams handed on and chowned, resource limits raised, cgroups and namespaces joined by threads) would harm
+// a daemon. It is in the sandbox's cgroup and mount namespace before it starts anything, so all that it starts is too.
+type maker struct {
+	cmd    *exec.Cmd
+	out    io.Reader
+	log    bytes.Buffer
+	record string
 }
 
-// startInCgroup runs cmd in the cgroup of the sandbox, and hands it req once it is there.
-func startInCgroup(cmd *exec.Cmd, spec driver.Spec, req []byte) error {
+// startMaker starts a maker, and hands it its request once it is in the cgroup of the sandbox.
+func (d *Driver) startMaker(ctx context.Context, spec driver.Spec, rec *record) (*maker, error) {
+	req, err := json.Marshal(request{Spec: spec, Record: rec.path, Agent: d.cfg.Agent, Rootless: rootless()})
+	if err != nil {
+		return nil, err
+	}
 	group, err := makeCgroup(spec)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	dir, err := group.Directory()
 	if err != nil {
-		return err
+		return nil, err
 	}
+	m := &maker{cmd: exec.CommandContext(ctx, d.cfg.Exe), record: rec.path}
+	m.cmd.Args = []string{makerName, filepath.Join(rec.path, bundleName)}
+	m.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	m.cmd.Dir, m.cmd.Stderr = "/", &m.log
+	m.cmd.ExtraFiles = []*os.File{rec.dir}
+	m.cmd.WaitDelay = 5 * time.Second
+	m.cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET}
 	if dir != nil {
 		defer dir.Close()
-		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+		m.cmd.SysProcAttr.UseCgroupFD, m.cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
 	}
-	in, err := cmd.StdinPipe()
+	in, err := m.cmd.StdinPipe()
+	if err == nil {
+		m.out, err = m.cmd.StdoutPipe()
+	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
-		return err
+	if err := m.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start maker: %w", err)
 	}
 	if dir == nil {
-		err = group.Join(cmd.Process.Pid) // which takes as long as the program does to start
+		err = group.Join(m.cmd.Process.Pid) // which takes as long as the program does to start
 	}
 	if err == nil {
 		_, err = in.Write(req)
 	}
-	return errors.Join(err, in.Close(), cmd.Wait())
+	if err = errors.Join(err, in.Close()); err != nil {
+		m.wait()
+		return nil, err
+	}
+	return m, nil
+}
+
+// wait returns when the maker has ended. How it ended says no more than its answer, or that there was none.
+func (m *maker) wait() { _ = m.cmd.Wait() }
+
+// answer returns what the maker has made. It may take some time yet to end.
+func (m *maker) answer(ctx context.Context) (state, error) {
+	var ans answer
+	err := json.NewDecoder(m.out).Decode(&ans)
+	if ctx.Err() != nil {
+		return state{}, fmt.Errorf("make gVisor sandbox: %w", context.Cause(ctx))
+	}
+	if err != nil {
+		m.wait() // for the end of its log
+		return state{}, fmt.Errorf("make gVisor sandbox: no answer (%v)%s", err, tail(m.log.String()))
+	}
+	if ans.Error != "" {
+		return state{}, &firebreak.Error{Kind: kindOfMaking(ans.Error), Op: "make gVisor sandbox",
+			Err: errors.New(ans.Error + lastWords(m.record))}
+	}
+	return ans.State, nil
 }
 
 // makeCgroup makes the sandbox's cgroup in what hierarchies the host lets us have.

@@ -26,7 +26,10 @@ import (
 // programVariable tells re-executed test binaries where testdata/program has been built.
 const programVariable = "FIREBREAK_GVISOR_PROGRAM"
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+func TestMain(m *testing.M) {
+	gvisor.MaybeMain()
+	os.Exit(testMain(m))
+}
 
 func testMain(m *testing.M) int {
 	if os.Getenv(programVariable) != "" {

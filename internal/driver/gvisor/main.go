@@ -2,17 +2,19 @@ package gvisor
 
 import (
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 
+	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/runsc/cli/maincli"
 )
 
 // makerName is argv[0] of the process that makes one sandbox and ends.
 const makerName = "firebreak-maker"
 
-// MaybeMain returns at once in an ordinary start of the program. In a re-execution as a part of gVisor it does that
-// part's work and never returns. Call it first thing in main.
+// MaybeMain returns at once in an ordinary start of the program, having silenced gVisor's own log. In a re-execution as
+// a part of gVisor it does that part's work and never returns. Call it first thing in main.
 func MaybeMain() {
 	switch filepath.Base(os.Args[0]) {
 	case makerName:
@@ -25,6 +27,8 @@ func MaybeMain() {
 		maincli.Main()
 		os.Exit(1)
 	}
+	// What gVisor's library would write to standard error its caller is told too.
+	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}})
 }
 
 // makerMain answers the one request on standard input on standard output. The exit status says no more than the answer.

@@ -56,10 +56,6 @@ func (d *Driver) startMaker(ctx context.Context, spec driver.Spec, rec *record) 
 	if err != nil {
 		return nil, err
 	}
-	dir, err := group.Directory()
-	if err != nil {
-		return nil, err
-	}
 	m := &maker{cmd: exec.CommandContext(ctx, d.cfg.Exe), record: rec.path}
 	m.cmd.Args = []string{makerName, filepath.Join(rec.path, bundleName)}
 	m.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -67,6 +63,20 @@ func (d *Driver) startMaker(ctx context.Context, spec driver.Spec, rec *record) 
 	m.cmd.ExtraFiles = []*os.File{rec.dir}
 	m.cmd.WaitDelay = 5 * time.Second
 	m.cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET}
+	if err := m.start(group, req); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("start maker: %w", err)
+	}
+	return m, nil
+}
+
+func (m *maker) start(group *oci.Cgroup, req []byte) error {
+	dir, err := group.Directory()
+	if err != nil {
+		return err
+	}
 	if dir != nil {
 		defer dir.Close()
 		m.cmd.SysProcAttr.UseCgroupFD, m.cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
@@ -75,11 +85,11 @@ func (d *Driver) startMaker(ctx context.Context, spec driver.Spec, rec *record) 
 	if err == nil {
 		m.out, err = m.cmd.StdoutPipe()
 	}
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = m.cmd.Start()
 	}
-	if err := m.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start maker: %w", err)
+	if err != nil {
+		return err
 	}
 	if dir == nil {
 		err = group.Join(m.cmd.Process.Pid) // which takes as long as the program does to start
@@ -89,9 +99,8 @@ func (d *Driver) startMaker(ctx context.Context, spec driver.Spec, rec *record) 
 	}
 	if err = errors.Join(err, in.Close()); err != nil {
 		m.wait()
-		return nil, err
 	}
-	return m, nil
+	return err
 }
 
 // wait returns when the maker has ended. How it ended says no more than its answer, or that there was none.

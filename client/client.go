@@ -29,8 +29,12 @@ const (
 	agentPort     = "49983"
 )
 
-// maxErrorBody bounds what is read of an answer that is no success.
-const maxErrorBody = 64 << 10
+const (
+	// maxErrorBody bounds what is read of an answer that is no success.
+	maxErrorBody = 64 << 10
+	// maxMessage bounds one message of data traffic, which a sandbox wrote; the server passes it on unread.
+	maxMessage = 32 << 20
+)
 
 // Client talks to one server. It may be used concurrently.
 type Client struct {
@@ -54,12 +58,16 @@ func New(baseURL string, http connect.HTTPClient) *Client {
 
 // Process runs and reaches programs in the sandbox. A request's user is a header, see UserHeader.
 func (c *Client) Process(id string) processconnect.ProcessClient {
-	return processconnect.NewProcessClient(c.data(id), c.base, connect.WithInterceptors(wireErrors{}))
+	return processconnect.NewProcessClient(c.data(id), c.base, dataOptions()...)
 }
 
 // Filesystem reaches the files of the sandbox. A request's user is a header, see UserHeader.
 func (c *Client) Filesystem(id string) filesystemconnect.FilesystemClient {
-	return filesystemconnect.NewFilesystemClient(c.data(id), c.base, connect.WithInterceptors(wireErrors{}))
+	return filesystemconnect.NewFilesystemClient(c.data(id), c.base, dataOptions()...)
+}
+
+func dataOptions() []connect.ClientOption {
+	return []connect.ClientOption{connect.WithInterceptors(wireErrors{}), connect.WithReadMaxBytes(maxMessage)}
 }
 
 // UserHeader returns the header that makes a request of Process or Filesystem act as a user of the sandbox.

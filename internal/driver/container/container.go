@@ -16,6 +16,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 	"github.com/firebreak-dev/firebreak/internal/driver/oci"
 )
 
@@ -105,7 +106,7 @@ func (d *Driver) Open(ctx context.Context, spec driver.Spec) (driver.Sandbox, er
 		return nil, fmt.Errorf("open container %s: %w", spec.ID, err)
 	}
 	defer pidfd.Close()
-	if destroying(spec) || exited(pidfd) {
+	if destroying(spec) || hostproc.Ended(pidfd) {
 		return nil, fmt.Errorf("open container %s: it has ended: %w", spec.ID, fs.ErrNotExist)
 	}
 	return sb, nil

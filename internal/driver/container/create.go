@@ -15,6 +15,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 	"github.com/firebreak-dev/firebreak/internal/driver/oci"
 )
 
@@ -163,7 +164,7 @@ func (s *sandbox) await(ctx context.Context) error {
 		if !errors.Is(err, unix.ECONNREFUSED) {
 			return err
 		}
-		if exited(pidfd) {
+		if hostproc.Ended(pidfd) {
 			return errors.New("it has ended")
 		}
 		select {

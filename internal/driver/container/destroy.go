@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 )
 
 // Destroy implements driver.Driver. It goes by what it finds, not by what should be there: Create, or an earlier Destroy,
@@ -90,7 +91,7 @@ func (d *Driver) killAll(ctx context.Context, spec driver.Spec) error {
 		if pidfd, err := rec.open(); err == nil {
 			defer pidfd.Close()
 			_ = unix.PidfdSendSignal(int(pidfd.Fd()), unix.SIGKILL, nil, 0) // it may have ended meanwhile
-			if err := waitExit(ctx, pidfd); err != nil {
+			if err := hostproc.Wait(ctx, pidfd); err != nil {
 				return err
 			}
 		}
@@ -148,8 +149,8 @@ func members(bases []uint32, own string) []int {
 
 // zombie tells of a process that has ended and waits for its parent, which nobody can hasten.
 func zombie(pid int) bool {
-	st, err := statOf(pid)
-	return err != nil || st.state == 'Z' || st.state == 'X'
+	st, err := hostproc.ReadStat(pid)
+	return err != nil || !st.Running()
 }
 
 // unmountBelow makes sure that removing a directory removes nothing of what is mounted in it. This driver mounts nothing

@@ -1,7 +1,6 @@
 package container
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 )
 
 // record is what is written down of a running sandbox, so that another process finds it.
@@ -32,12 +32,12 @@ func newRecord(spec driver.Spec) (record, error) {
 	if err != nil || pid <= 0 {
 		return record{}, fmt.Errorf("read pid: %.20q is none", text)
 	}
-	st, err := statOf(pid)
+	st, err := hostproc.ReadStat(pid)
 	if err != nil {
 		return record{}, err
 	}
-	boot, err := bootID()
-	return record{PID: pid, Start: st.start, Boot: boot}, err
+	boot, err := hostproc.BootID()
+	return record{PID: pid, Start: st.Start, Boot: boot}, err
 }
 
 func (r record) write(spec driver.Spec) error {
@@ -69,53 +69,17 @@ func readRecord(spec driver.Spec) (record, error) {
 // open returns a pidfd of the process that the record means; fs.ErrNotExist if that is gone, whoever has its number now.
 func (r record) open() (*os.File, error) {
 	gone := fmt.Errorf("the agent has ended: %w", fs.ErrNotExist)
-	if boot, err := bootID(); err != nil || boot != r.Boot {
+	if boot, err := hostproc.BootID(); err != nil || boot != r.Boot {
 		return nil, errors.Join(err, gone)
 	}
-	fd, err := unix.PidfdOpen(r.PID, unix.PIDFD_NONBLOCK)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+	f, err := hostproc.Open(r.PID, r.Start)
+	if errors.Is(err, unix.ESRCH) {
 		return nil, gone
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open process: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), "pidfd")
-	// Read after the pidfd was opened: if it still is the process that began then, so is what the pidfd holds.
-	if st, err := statOf(r.PID); err != nil || st.start != r.Start {
-		f.Close()
-		return nil, gone
-	}
 	return f, nil
-}
-
-// stat is what /proc/<pid>/stat says of a process.
-type stat struct {
-	state  byte
-	start  uint64 // clock ticks since boot
-	status int    // of a process that has ended, as of wait(2)
-}
-
-func statOf(pid int) (stat, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return stat{}, fmt.Errorf("look at process %d: %w", pid, err)
-	}
-	// The second field is a name that may hold anything, so fields are counted from its last parenthesis.
-	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	if len(fields) < 50 {
-		return stat{}, fmt.Errorf("look at process %d: %w", pid, fs.ErrInvalid)
-	}
-	start, err1 := strconv.ParseUint(string(fields[19]), 10, 64)
-	status, err2 := strconv.Atoi(string(fields[49]))
-	return stat{fields[0][0], start, status}, errors.Join(err1, err2)
-}
-
-func bootID() (string, error) {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("read boot id: %w", err)
-	}
-	return strings.TrimSpace(string(id)), nil
 }
 
 // destroying reports whether Destroy has begun.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 	"github.com/firebreak-dev/firebreak/internal/driver/oci"
 )
 
@@ -33,7 +34,7 @@ func (s *sandbox) Dial(ctx context.Context) (net.Conn, error) {
 	}
 	defer pidfd.Close()
 	conn, err := dial(ctx, pidfd)
-	if err != nil && exited(pidfd) {
+	if err != nil && hostproc.Ended(pidfd) {
 		return nil, fmt.Errorf("the agent has ended: %w", fs.ErrNotExist)
 	}
 	return conn, err
@@ -64,7 +65,7 @@ func (s *sandbox) Wait(ctx context.Context) (driver.Exit, error) {
 		return driver.Exit{}, err
 	}
 	defer pidfd.Close()
-	if err := waitExit(ctx, pidfd); err != nil {
+	if err := hostproc.Wait(ctx, pidfd); err != nil {
 		return driver.Exit{}, err
 	}
 	return s.reason(s.exitStatus(pidfd)), nil
@@ -78,7 +79,7 @@ func (s *sandbox) reason(status int) driver.Exit {
 		exit.Code = ws.ExitStatus()
 	}
 	now, err := readRecord(s.spec)
-	boot, bootErr := bootID()
+	boot, bootErr := hostproc.BootID()
 	killed := status >= 0 && ws.Signaled()
 	switch {
 	case errors.Is(err, fs.ErrNotExist), err == nil && now != s.rec, destroying(s.spec):
@@ -103,41 +104,12 @@ func (s *sandbox) outOfMemory() bool {
 	return err == nil && s.spec.Limits.Memory > 0 && groups.Open(s.spec.ID).Usage().OOMKills > 0
 }
 
-// exited reports whether the process of a pidfd has ended.
-func exited(pidfd *os.File) bool {
-	fds := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, 0)
-	return err == nil && n > 0
-}
-
-// waitExit returns when the process has ended.
-func waitExit(ctx context.Context, pidfd *os.File) error {
-	stop := context.AfterFunc(ctx, func() { _ = pidfd.SetReadDeadline(time.Unix(1, 0)) }) // it may be closed by then
-	defer stop()
-	raw, err := pidfd.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("wait for agent: %w", err)
-	}
-	err = raw.Read(func(fd uintptr) bool {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(fds, 0)
-		return err == nil && n > 0
-	})
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if err != nil {
-		return fmt.Errorf("wait for agent: %w", err)
-	}
-	return nil
-}
-
 // exitStatus finds out the status of a process that has ended and is nobody's child here: /proc tells it while its
 // parent has not taken note of the end, and since Linux 6.15 the pidfd tells it afterwards. -1 if neither does.
 func (s *sandbox) exitStatus(pidfd *os.File) int {
 	for range 3 { // between the two, neither tells
-		if f, err := statOf(s.rec.PID); err == nil && f.start == s.rec.Start && f.state == 'Z' {
-			return f.status
+		if f, err := hostproc.ReadStat(s.rec.PID); err == nil && f.Start == s.rec.Start && f.State == 'Z' {
+			return f.Status
 		}
 		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 		err := unix.IoctlPidfdInfo(int(pidfd.Fd()), &info)

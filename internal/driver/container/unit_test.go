@@ -19,6 +19,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 )
 
 func TestVersions(t *testing.T) {
@@ -248,7 +249,7 @@ func TestRecordIsOfOneProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	f, err := rec.open()
-	if err != nil || exited(f) {
+	if err != nil || hostproc.Ended(f) {
 		t.Fatalf("the living process: %v", err)
 	}
 	f.Close()

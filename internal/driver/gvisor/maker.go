@@ -17,6 +17,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 	"github.com/firebreak-dev/firebreak/internal/driver/oci"
 )
 
@@ -188,7 +189,10 @@ func (r request) make() (state, error) {
 	if err := preferAsVictim(sandboxPID); err != nil && !r.Rootless {
 		return state{}, err
 	}
-	st := state{Boot: bootID()}
+	var st state
+	if st.Boot, err = hostproc.BootID(); err != nil {
+		return state{}, err
+	}
 	if st.Sandbox, err = findProcess(sandboxPID); err != nil {
 		return state{}, fmt.Errorf("find sandbox's process: %w", err)
 	}

@@ -8,9 +8,10 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 )
 
 // process is a process that can be told from a later one with the same pid.
@@ -21,36 +22,12 @@ type process struct {
 
 // findProcess returns the process that has pid now.
 func findProcess(pid int) (process, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return process{}, err
-	}
-	// The second field is a name that may hold anything, so fields are counted from its last parenthesis.
-	end := bytes.LastIndexByte(data, ')')
-	f := strings.Fields(string(data[end+1:]))
-	if end < 0 || len(f) < 20 {
-		return process{}, fmt.Errorf("read /proc/%d/stat: malformed", pid)
-	}
-	start, err := strconv.ParseUint(f[19], 10, 64)
-	return process{PID: pid, Start: start}, err
+	s, err := hostproc.ReadStat(pid)
+	return process{PID: pid, Start: s.Start}, err
 }
 
-// open returns a pidfd of p, or unix.ESRCH if it has been reaped. A pid file descriptor is readable when p has ended.
-func (p process) open() (*os.File, error) {
-	if p.PID <= 1 {
-		return nil, unix.ESRCH
-	}
-	fd, err := unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK)
-	if err != nil {
-		return nil, err
-	}
-	file := os.NewFile(uintptr(fd), "pidfd")
-	if now, err := findProcess(p.PID); err != nil || now != p {
-		file.Close()
-		return nil, unix.ESRCH
-	}
-	return file, nil
-}
+// open returns a pidfd of p, or unix.ESRCH if it has been reaped.
+func (p process) open() (*os.File, error) { return hostproc.Open(p.PID, p.Start) }
 
 // alive reports whether p runs; a zombie does not.
 func (p process) alive() bool {
@@ -59,17 +36,7 @@ func (p process) alive() bool {
 		return false
 	}
 	defer file.Close()
-	return !hasEnded(int(file.Fd()))
-}
-
-func hasEnded(pidfd int) bool {
-	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	for {
-		n, err := unix.Poll(poll, 0)
-		if !errors.Is(err, unix.EINTR) {
-			return err == nil && n > 0
-		}
-	}
+	return !hostproc.Ended(file)
 }
 
 // wait returns when p has ended.
@@ -82,13 +49,7 @@ func (p process) wait(ctx context.Context) error {
 		return err
 	}
 	defer file.Close()
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	err = raw.Read(func(fd uintptr) bool { return hasEnded(int(fd)) })
+	err = hostproc.Wait(ctx, file)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -166,12 +127,4 @@ func hasArgument(args []byte, mark string) bool {
 		}
 	}
 	return false
-}
-
-func bootID() string {
-	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(data))
 }

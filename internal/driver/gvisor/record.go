@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 )
 
 // What lies in StateDir/<id>.
@@ -144,7 +145,7 @@ func readState(path string) (state, error) {
 	if err := json.Unmarshal(data, &st); err != nil {
 		return st, fmt.Errorf("its record is damaged (%v): %w", err, fs.ErrNotExist)
 	}
-	if st.Boot != bootID() {
+	if boot, err := hostproc.BootID(); err != nil || st.Boot != boot {
 		return st, fmt.Errorf("the host was restarted: %w", fs.ErrNotExist)
 	}
 	return st, nil

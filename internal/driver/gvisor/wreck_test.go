@@ -15,6 +15,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak/internal/agentbin"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 	"github.com/firebreak-dev/firebreak/internal/driver/oci"
 )
 
@@ -112,8 +113,9 @@ func TestWrecks(t *testing.T) {
 			return errors.Join(os.MkdirAll(d.path(spec.ID), 0o700), st.save(d.path(spec.ID)))
 		},
 		"a pid that another has": func(d *Driver, spec driver.Spec) error {
-			st := state{Sandbox: process{PID: os.Getpid(), Start: 1}, Boot: bootID()}
-			return errors.Join(os.MkdirAll(d.path(spec.ID), 0o700), st.save(d.path(spec.ID)))
+			boot, err := hostproc.BootID()
+			st := state{Sandbox: process{PID: os.Getpid(), Start: 1}, Boot: boot}
+			return errors.Join(err, os.MkdirAll(d.path(spec.ID), 0o700), st.save(d.path(spec.ID)))
 		},
 		"a cgroup and a layer": func(d *Driver, spec driver.Spec) error {
 			host, err := oci.FindCgroups()

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 )
 
 // child is an agent that this process started; a goroutine reaps it, Destroy and a failed Create wait for that.
@@ -49,8 +50,10 @@ func (d *Driver) start(spec driver.Spec, rec *record) (*child, error) {
 		return nil, fmt.Errorf("start agent: %w", err)
 	}
 	c := &child{done: make(chan struct{}), code: -1}
-	st, err := readStat(cmd.Process.Pid) // not reaped yet, so this is no other process
-	c.agent = identity{PID: cmd.Process.Pid, Start: st.start, Boot: bootID()}
+	st, err := hostproc.ReadStat(cmd.Process.Pid) // not reaped yet, so this is no other process
+	boot, bootErr := hostproc.BootID()
+	err = errors.Join(err, bootErr)
+	c.agent = identity{PID: cmd.Process.Pid, Start: st.Start, Boot: boot}
 	d.mu.Lock()
 	d.children[spec.ID] = c
 	d.mu.Unlock()

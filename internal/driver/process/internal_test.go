@@ -14,10 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 )
 
+func thisBoot(t *testing.T) string {
+	t.Helper()
+	id, err := hostproc.BootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
 // sleeper starts a process that ends with the test.
-func sleeper(t *testing.T) (*exec.Cmd, stat) {
+func sleeper(t *testing.T) (*exec.Cmd, hostproc.Stat) {
 	t.Helper()
 	cmd := exec.Command("sleep", "3600")
 	if err := cmd.Start(); err != nil {
@@ -27,7 +37,7 @@ func sleeper(t *testing.T) (*exec.Cmd, stat) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // it was killed, so this is an error
 	})
-	st, err := readStat(cmd.Process.Pid)
+	st, err := hostproc.ReadStat(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +46,7 @@ func sleeper(t *testing.T) (*exec.Cmd, stat) {
 
 func TestIdentityAlive(t *testing.T) {
 	cmd, st := sleeper(t)
-	sound := identity{PID: st.pid, Start: st.start, Boot: bootID()}
+	sound := identity{PID: st.PID, Start: st.Start, Boot: thisBoot(t)}
 	later, otherBoot := sound, sound
 	later.Start++
 	otherBoot.Boot = "another"
@@ -45,7 +55,7 @@ func TestIdentityAlive(t *testing.T) {
 		want bool
 	}{
 		"itself": {sound, true}, "a later process with its pid": {later, false},
-		"a process of another boot": {otherBoot, false}, "none": {identity{}, false}, "init": {identity{PID: 1, Boot: bootID()}, false},
+		"a process of another boot": {otherBoot, false}, "none": {identity{}, false}, "init": {identity{PID: 1, Boot: thisBoot(t)}, false},
 	} {
 		if got := tc.i.alive(); got != tc.want {
 			t.Errorf("%s: alive = %v, want %v", name, got, tc.want)
@@ -57,7 +67,7 @@ func TestIdentityAlive(t *testing.T) {
 	for sound.alive() {
 		time.Sleep(time.Millisecond)
 	}
-	if st, err := readStat(sound.PID); err != nil || st.running() {
+	if st, err := hostproc.ReadStat(sound.PID); err != nil || st.Running() {
 		t.Errorf("a zombie: %+v, %v; want it there and not running", st, err)
 	}
 }
@@ -66,19 +76,19 @@ func TestIdentityAlive(t *testing.T) {
 func TestSignalSparesALaterProcess(t *testing.T) {
 	_, st := sleeper(t)
 	stale := st
-	stale.start--
-	if err := stale.signal(unix.SIGKILL); err != nil {
+	stale.Start--
+	if err := signal(stale, unix.SIGKILL); err != nil {
 		t.Errorf("signal to a process that is gone: %v", err)
 	}
 	time.Sleep(50 * time.Millisecond)
-	if now, err := readStat(st.pid); err != nil || !now.running() {
+	if now, err := hostproc.ReadStat(st.PID); err != nil || !now.Running() {
 		t.Fatalf("the later process was hit: %+v, %v", now, err)
 	}
-	if err := st.signal(unix.SIGKILL); err != nil {
+	if err := signal(st, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-		if now, err := readStat(st.pid); err != nil || !now.running() {
+		if now, err := hostproc.ReadStat(st.PID); err != nil || !now.Running() {
 			return
 		}
 		if time.Now().After(end) {
@@ -89,7 +99,7 @@ func TestSignalSparesALaterProcess(t *testing.T) {
 
 func TestIdentityWait(t *testing.T) {
 	cmd, st := sleeper(t)
-	who := identity{PID: st.pid, Start: st.start, Boot: bootID()}
+	who := identity{PID: st.PID, Start: st.Start, Boot: thisBoot(t)}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
 	if err := who.wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -192,10 +202,10 @@ func TestMarkedWithoutRecord(t *testing.T) {
 	if err := ours.Destroy(t.Context(), spec); err != nil {
 		t.Fatal(err)
 	}
-	if st, err := readStat(cmds[0].Process.Pid); err == nil && st.running() {
+	if st, err := hostproc.ReadStat(cmds[0].Process.Pid); err == nil && st.Running() {
 		t.Error("the marked process lives on")
 	}
-	if st, err := readStat(cmds[1].Process.Pid); err != nil || !st.running() {
+	if st, err := hostproc.ReadStat(cmds[1].Process.Pid); err != nil || !st.Running() {
 		t.Errorf("the process of another state directory was hit: %+v, %v", st, err)
 	}
 }

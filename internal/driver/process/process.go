@@ -18,6 +18,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 )
 
 var _ driver.Driver = (*Driver)(nil)
@@ -87,7 +88,7 @@ func (d *Driver) Probe(ctx context.Context) (driver.Info, error) {
 			Text: fmt.Sprintf("close_range: %v", err), Mend: "use Linux 5.11 or later",
 		})
 	}
-	if _, err := readStat(os.Getpid()); err != nil {
+	if _, err := hostproc.ReadStat(os.Getpid()); err != nil {
 		info.Problems = append(info.Problems, driver.Problem{Text: err.Error(), Mend: "mount /proc"})
 	}
 	if ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err == nil {

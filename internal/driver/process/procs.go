@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 )
 
 // markName is the environment variable by which every process of a sandbox is found.
@@ -26,53 +26,21 @@ func (d *Driver) mark(id driver.ID) string {
 	return string(id) + "." + hex.EncodeToString(sum[:6])
 }
 
-// stat is what /proc/<pid>/stat says of a process.
-type stat struct {
-	pid, parent, session int
-	state                byte
-	start                uint64 // clock ticks since boot
-	cpu                  uint64 // clock ticks, with the children that it has waited for
-	threads, pages       int64
-}
-
-func (s stat) running() bool { return s.state != 'Z' && s.state != 'X' && s.state != 'x' }
-
-func readStat(pid int) (stat, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return stat{}, err
-	}
-	// The second field is a name that may hold anything, so fields are counted from its last parenthesis.
-	end := bytes.LastIndexByte(data, ')')
-	f := strings.Fields(string(data[end+1:]))
-	if end < 0 || len(f) < 22 {
-		return stat{}, fmt.Errorf("read /proc/%d/stat: malformed", pid)
-	}
-	n := func(field int) int64 { // as proc(5) counts
-		v, _ := strconv.ParseInt(f[field-3], 10, 64)
-		return v
-	}
-	return stat{
-		pid: pid, state: f[0][0], parent: int(n(4)), session: int(n(6)), start: uint64(n(22)),
-		cpu: uint64(n(14) + n(15) + n(16) + n(17)), threads: n(20), pages: n(24),
-	}, nil
-}
-
 // members finds the processes of a sandbox: the agent, all that carry the mark, and all that descend from one of
 // those or share its session. The agent is a subreaper, so while it lives nothing can leave its tree.
-func (d *Driver) members(id driver.ID, agent identity) (map[int]stat, error) {
+func (d *Driver) members(id driver.ID, agent identity) (map[int]hostproc.Stat, error) {
 	all, err := processes()
 	if err != nil {
 		return nil, err
 	}
-	in, sessions := map[int]stat{}, map[int]bool{}
-	add := func(s stat) {
-		in[s.pid] = s
-		sessions[s.session] = true
+	in, sessions := map[int]hostproc.Stat{}, map[int]bool{}
+	add := func(s hostproc.Stat) {
+		in[s.PID] = s
+		sessions[s.Session] = true
 	}
 	env := []byte(markName + "=" + d.mark(id))
 	for pid, s := range all {
-		if pid == agent.PID && s.start == agent.Start || marked(pid, env) {
+		if pid == agent.PID && s.Start == agent.Start || marked(pid, env) {
 			add(s)
 		}
 	}
@@ -80,8 +48,8 @@ func (d *Driver) members(id driver.ID, agent identity) (map[int]stat, error) {
 		grown = false
 		for pid, s := range all {
 			_, already := in[pid]
-			_, child := in[s.parent]
-			if !already && (child || sessions[s.session]) {
+			_, child := in[s.Parent]
+			if !already && (child || sessions[s.Session]) {
 				add(s)
 				grown = true
 			}
@@ -91,7 +59,7 @@ func (d *Driver) members(id driver.ID, agent identity) (map[int]stat, error) {
 }
 
 // processes lists what runs on the host, without the kernel's own threads, pid 1 and the caller.
-func processes() (map[int]stat, error) {
+func processes() (map[int]hostproc.Stat, error) {
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return nil, err
@@ -101,13 +69,13 @@ func processes() (map[int]stat, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := map[int]stat{}
+	all := map[int]hostproc.Stat{}
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil || pid == 1 || pid == os.Getpid() {
 			continue
 		}
-		if s, err := readStat(pid); err == nil && s.session != 0 && s.running() {
+		if s, err := hostproc.ReadStat(pid); err == nil && s.Session != 0 && s.Running() {
 			all[pid] = s
 		}
 	}
@@ -129,16 +97,13 @@ func marked(pid int, env []byte) bool {
 }
 
 // signal sends sig to the very process that s describes, never to a later one with its pid.
-func (s stat) signal(sig unix.Signal) error {
-	fd, err := unix.PidfdOpen(s.pid, 0)
+func signal(s hostproc.Stat, sig unix.Signal) error {
+	pidfd, err := hostproc.Open(s.PID, s.Start)
 	if err != nil {
 		return ignoreGone(err)
 	}
-	defer unix.Close(fd)
-	if now, err := readStat(s.pid); err != nil || now.start != s.start {
-		return nil
-	}
-	return ignoreGone(unix.PidfdSendSignal(fd, sig, nil, 0))
+	defer pidfd.Close()
+	return ignoreGone(unix.PidfdSendSignal(int(pidfd.Fd()), sig, nil, 0))
 }
 
 func ignoreGone(err error) error {
@@ -163,11 +128,11 @@ func (d *Driver) killAll(ctx context.Context, id driver.ID) error {
 		}
 		fresh := false
 		for _, s := range in {
-			who := identity{PID: s.pid, Start: s.start}
+			who := identity{PID: s.PID, Start: s.Start}
 			if !stopped[who] {
 				stopped[who], fresh = true, true
-				if err := s.signal(unix.SIGSTOP); err != nil {
-					return fmt.Errorf("stop process %d: %w", s.pid, err)
+				if err := signal(s, unix.SIGSTOP); err != nil {
+					return fmt.Errorf("stop process %d: %w", s.PID, err)
 				}
 			}
 		}
@@ -184,13 +149,13 @@ func (d *Driver) killAll(ctx context.Context, id driver.ID) error {
 }
 
 // killRound kills all but the agent, or the agent if nothing else is left.
-func killRound(in map[int]stat, agent identity) error {
+func killRound(in map[int]hostproc.Stat, agent identity) error {
 	for _, s := range in {
-		if s.pid == agent.PID && len(in) > 1 {
+		if s.PID == agent.PID && len(in) > 1 {
 			continue
 		}
-		if err := s.signal(unix.SIGKILL); err != nil {
-			return fmt.Errorf("kill process %d: %w", s.pid, err)
+		if err := signal(s, unix.SIGKILL); err != nil {
+			return fmt.Errorf("kill process %d: %w", s.PID, err)
 		}
 	}
 	return nil

@@ -8,12 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 )
 
 const (
@@ -181,19 +181,11 @@ func (d *Driver) readAgent(id driver.ID) (identity, error) {
 
 // alive reports whether this very process runs; a zombie does not.
 func (i identity) alive() bool {
-	if i.PID <= 1 || i.Boot != bootID() {
+	if boot, err := hostproc.BootID(); err != nil || i.PID <= 1 || i.Boot != boot {
 		return false
 	}
-	st, err := readStat(i.PID)
-	return err == nil && st.start == i.Start && st.running()
-}
-
-func bootID() string {
-	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(data))
+	st, err := hostproc.ReadStat(i.PID)
+	return err == nil && st.Start == i.Start && st.Running()
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

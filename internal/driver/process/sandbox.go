@@ -14,6 +14,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 )
 
 var _ driver.Sandbox = (*sandbox)(nil)
@@ -100,29 +101,15 @@ func (s *sandbox) exit(code int) driver.Exit {
 
 // wait returns when the process has ended, whoever its parent is.
 func (i identity) wait(ctx context.Context) error {
-	fd, err := unix.PidfdOpen(i.PID, unix.PIDFD_NONBLOCK)
-	if err != nil {
-		return ignoreGone(err)
-	}
-	file := os.NewFile(uintptr(fd), "pidfd")
-	defer file.Close()
 	if !i.alive() {
 		return nil
 	}
-	raw, err := file.SyscallConn()
+	pidfd, err := hostproc.Open(i.PID, i.Start)
 	if err != nil {
-		return err
+		return ignoreGone(err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	err = raw.Read(func(fd uintptr) bool {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		return err == nil && n > 0
-	})
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
+	defer pidfd.Close()
+	return hostproc.Wait(ctx, pidfd)
 }
 
 // Usage implements driver.Sandbox: the sum over the processes that live, with the children they have waited for.
@@ -139,9 +126,9 @@ func (s *sandbox) Usage(ctx context.Context) (driver.Usage, error) {
 	}
 	var u driver.Usage
 	for _, m := range in {
-		u.CPU += time.Duration(m.cpu) * ticks
-		u.Memory += m.pages * int64(os.Getpagesize())
-		u.PIDs += m.threads
+		u.CPU += time.Duration(m.CPU) * ticks
+		u.Memory += m.Pages * int64(os.Getpagesize())
+		u.PIDs += m.Threads
 	}
 	return u, nil
 }

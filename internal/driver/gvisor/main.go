@@ -20,6 +20,7 @@ func MaybeMain() {
 	case makerName:
 		os.Exit(makerMain())
 	case "runsc-sandbox", "runsc-gofer":
+		useCompiledFilters()
 		maincli.Main()
 		os.Exit(1)
 	}

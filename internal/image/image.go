@@ -135,9 +135,14 @@ func (s *Store) blame(op string, err error) error {
 
 // blameSource is blame for what Make reads.
 func (s *Store) blameSource(op string, err error) error {
-	if errors.Is(err, fs.ErrPermission) {
+	var known *firebreak.Error
+	switch {
+	case errors.Is(err, fs.ErrPermission):
 		return &firebreak.Error{Kind: firebreak.KindDenied, Op: op, Err: err,
 			Mend: "run firebreak as a user who may read all of it"}
+	case errors.As(err, &known) && known.Kind == firebreak.KindInvalid && known.Mend == "":
+		return &firebreak.Error{Kind: firebreak.KindInvalid, Op: op, Err: err,
+			Mend: "get or export it once more; a directory, a tar, an OCI layout, a docker save archive or an image of a registry will do"}
 	}
 	return s.blame(op, err)
 }

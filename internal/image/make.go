@@ -104,11 +104,11 @@ func (s *Store) makeIn(ctx context.Context, w work, src Source, name string, opt
 	default:
 		t, err = j.fromRecipe(ctx, src.Recipe)
 	}
+	if err == nil && len(j.tree.Root().Entries) == 0 {
+		err = badImage("there are no files in it")
+	}
 	if err != nil {
 		return Template{}, s.blameSource("read "+src.Path+src.Reference+src.Recipe, err)
-	}
-	if len(j.tree.Root().Entries) == 0 {
-		return Template{}, badImage("there are no files in it")
 	}
 	if n := j.tree.Dropped(); n > 0 {
 		s.log.Info("devices and sockets of the image are left out", "template", name, "count", n)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -383,6 +384,23 @@ func TestUnwritableAndFull(t *testing.T) {
 	}
 	if _, err := Open(filepath.Join(dir, "new"), slog.Default()); firebreak.KindOf(err) != firebreak.KindDenied {
 		t.Errorf("store on a read-only disk: %v", err)
+	}
+}
+
+// TestBadImageSaysWhatWouldDo: whoever has a bad image cannot mend it here, but is told what to bring instead.
+func TestBadImageSaysWhatWouldDo(t *testing.T) {
+	good := tarOf(t, smallTree(t, strings.Repeat("x", 40960)))
+	for name, data := range map[string][]byte{
+		"no archive": []byte("hello\n"), "cut short": good[:len(good)-8<<10], "damaged": append([]byte("x"), good...), "empty": nil,
+		"packed and cut short": gz(t, good)[:60], "no files": make([]byte, 1024),
+	} {
+		s, file := openStore(t, t.TempDir()), filepath.Join(t.TempDir(), "image.tar")
+		must(t, os.WriteFile(file, data, 0o600))
+		_, err := s.Make(t.Context(), Source{Path: file}, MakeOptions{Name: "x"})
+		if firebreak.KindOf(err) != firebreak.KindInvalid || strings.Count(fmt.Sprint(err), "get or export it once more") != 1 {
+			t.Errorf("%s: %v", name, err)
+		}
+		nothingLeft(t, s)
 	}
 }
 

@@ -43,8 +43,12 @@ func (u *unpacker) fill(ctx context.Context, dir *os.Root, n *erofs.Node, rel st
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := u.add(ctx, dir, name, child, path.Join(rel, name)); err != nil {
-			return fmt.Errorf("unpack %s: %w", path.Join(rel, name), err)
+		err := u.add(ctx, dir, name, child, path.Join(rel, name))
+		if err != nil && !child.IsDir() {
+			err = fmt.Errorf("%s: %w", path.Join(rel, name), err)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

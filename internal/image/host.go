@@ -21,7 +21,7 @@ import (
 )
 
 // hostVersion changes when the synthetic tree does.
-const hostVersion = "1"
+const hostVersion = "2"
 
 // hostConfig are the parts of the host's /etc that programs in /usr need and that are public by their nature. They are
 // copied, not mounted: every mount costs each sandbox time, and a copy takes only what everybody may read.

@@ -129,7 +129,7 @@ func TestBase(t *testing.T) {
 	must(t, err)
 	for command, want := range map[string]string{
 		"python3 -c 'print(sum(range(10)))'": "45", "node -p 6*7": "42", "git --version": "git version", "curl --version": "curl",
-		"ip -V": "ip utility", "ps --version": "ps from procps", "bash -c 'echo $BASH_VERSION'": "5.", "sudo -n id -u": "0",
+		"ip -V": "ip utility", "getent hosts sandbox": "127.0.0.1", "ps --version": "ps from procps", "bash -c 'echo $BASH_VERSION'": "5.", "sudo -n id -u": "0",
 		"ls /etc/ssl/certs/ca-certificates.crt": "/etc/ssl/certs/ca-certificates.crt", "id": "uid=1000(user)",
 	} {
 		cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "--pid", "--fork", "sh", "-c",

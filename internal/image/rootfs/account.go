@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/firebreak-dev/firebreak/internal/image/erofs"
@@ -19,6 +20,10 @@ const (
 	UserID   = 1000
 	UserHome = "/home/user"
 )
+
+// machineName is what a sandbox may call itself and finds in its /etc/hosts: a name that every template knows, because
+// what is made of one template is many sandboxes, and forks of them.
+const machineName = "sandbox"
 
 const maxEdited = 4 << 20
 
@@ -96,7 +101,7 @@ func (t *Tree) ReadFile(p string) ([]byte, error) {
 }
 
 // Complete gives the tree what every sandbox needs and images often lack: the directories that things are mounted on,
-// the files of /etc that drivers put their own over, and the account user.
+// the files of /etc that tell of the machine and not of the image, and the account user.
 func (t *Tree) Complete(ctx context.Context) error {
 	for _, name := range []string{"proc", "sys", "dev"} { // a link here could send a driver's mount elsewhere
 		if n, ok := t.root.Entries[name]; ok && !n.IsDir() {
@@ -116,18 +121,43 @@ func (t *Tree) Complete(ctx context.Context) error {
 			return fmt.Errorf("add %s: %w", d.path, err)
 		}
 	}
-	for _, f := range []struct{ path, text string }{
-		{"/etc/hostname", "sandbox\n"}, {"/etc/resolv.conf", ""},
-		{"/etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"},
-	} {
-		if n, err := t.Lookup(f.path); err == nil && n.IsRegular() {
-			continue
+	if err := t.addMachine(); err != nil {
+		return err
+	}
+	return t.addUser(ctx)
+}
+
+// addMachine replaces what an image says of the machine that it was made on; of its hosts it keeps those that it knows.
+func (t *Tree) addMachine() error {
+	hosts := "127.0.0.1 localhost " + machineName + "\n::1 localhost ip6-localhost ip6-loopback\n"
+	if n, err := t.Lookup("/etc/hosts"); err == nil && n.IsRegular() && n.Size <= maxEdited {
+		old, err := t.ReadFile("/etc/hosts")
+		if err != nil {
+			return fmt.Errorf("read /etc/hosts: %w", err)
 		}
+		if hosts = string(old); !namesHost(hosts, machineName) {
+			hosts = strings.TrimSuffix(hosts, "\n") + "\n127.0.0.1 " + machineName + "\n"
+		}
+	}
+	for _, f := range []struct{ path, text string }{
+		{"/etc/hosts", hosts}, {"/etc/hostname", machineName + "\n"}, {"/etc/resolv.conf", ""},
+	} {
 		if err := t.WriteFile(f.path, []byte(f.text), 0o644); err != nil {
 			return fmt.Errorf("add %s: %w", f.path, err)
 		}
 	}
-	return t.addUser(ctx)
+	return nil
+}
+
+// namesHost reports whether a line of a hosts file gives an address for name.
+func namesHost(hosts, name string) bool {
+	for line := range strings.Lines(hosts) {
+		line, _, _ = strings.Cut(line, "#")
+		if fields := strings.Fields(line); len(fields) > 1 && slices.Contains(fields[1:], name) {
+			return true
+		}
+	}
+	return false
 }
 
 func (t *Tree) addUser(ctx context.Context) error {

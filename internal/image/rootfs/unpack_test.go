@@ -192,6 +192,34 @@ func TestComplete(t *testing.T) {
 	}
 }
 
+// TestCompleteTellsOfNoOtherMachine: what an image says of the machine that it was made on is replaced, and the name of a
+// sandbox has an address in every template.
+func TestCompleteTellsOfNoOtherMachine(t *testing.T) {
+	ours := "127.0.0.1 localhost sandbox\n::1 localhost ip6-localhost ip6-loopback\n"
+	for name, c := range map[string]struct {
+		layer []entry
+		hosts string
+	}{
+		"none":          {nil, ours},
+		"of the image":  {[]entry{reg("etc/hosts", "127.0.0.1 localhost # sandbox\n10.0.0.7 db")}, "127.0.0.1 localhost # sandbox\n10.0.0.7 db\n127.0.0.1 sandbox\n"},
+		"it knows":      {[]entry{reg("etc/hosts", "127.0.0.1\tlocalhost sandbox\n")}, "127.0.0.1\tlocalhost sandbox\n"},
+		"a link":        {[]entry{sym("etc/hosts", "/lib/hosts"), reg("lib/hosts", "127.0.0.1 sandbox\n")}, "127.0.0.1 sandbox\n"},
+		"a link to air": {[]entry{sym("etc/hosts", "/nowhere")}, ours},
+		"huge":          {[]entry{reg("etc/hosts", strings.Repeat("#\n", maxEdited))}, ours},
+	} {
+		t.Run(name, func(t *testing.T) {
+			layer := append(c.layer, reg("etc/hostname", "builder\n"), sym("etc/resolv.conf", "../run/resolv.conf"))
+			tree := newTree(t, Limits{})
+			must(t, tree.ApplyTar(t.Context(), bytes.NewReader(archive(t, layer...))), tree.Complete(t.Context()))
+			for path, want := range (m{"/etc/hosts": c.hosts, "/etc/hostname": "sandbox\n", "/etc/resolv.conf": ""}) {
+				if got, err := tree.ReadFile(path); err != nil || string(got) != want {
+					t.Errorf("%s is %.200q, %v; want %q", path, got, err, want)
+				}
+			}
+		})
+	}
+}
+
 func TestCompleteRefusesTraps(t *testing.T) {
 	for name, layer := range map[string][]entry{
 		"loop":          {sym("etc", "etc")},

@@ -236,6 +236,7 @@ func TestMistakesGetOneLineWithTheMend(t *testing.T) {
 	for line, parts := range map[string][]string{
 		"run":                            {"run: no program; write firebreak run"},
 		"rnu -- true":                    {`unknown command "rnu"; did you mean firebreak run?`},
+		"rum -- true":                    {`unknown command "rum"; did you mean firebreak run?`},
 		"x.py 1":                         {`unknown command "x.py"; to run that file: firebreak run x.py 1`},
 		"python3 y":                      {"to run a program: firebreak run -- python3 y"},
 		"run --memroy 1g -- true":        {"run: unknown flag --memroy; did you mean --memory?"},

@@ -154,17 +154,20 @@ func flagNames(cmd *cobra.Command) []string {
 	return names
 }
 
-// nearCommand returns the subcommand that is meant, "" if none is near.
+// nearCommand returns the subcommand that is meant, "" if none is near. Of two that are equally near it is the one whose
+// name it is, not one that has it as an alias: "rum" is run, and not rm, which is kill.
 func nearCommand(parent *cobra.Command, word string) string {
-	byName, names := map[string]string{}, []string{}
+	byName, names, aliases := map[string]string{}, []string{}, []string{}
 	for _, c := range parent.Commands() {
+		if !c.IsAvailableCommand() {
+			continue
+		}
+		names, aliases = append(names, c.Name()), append(aliases, c.Aliases...)
 		for _, name := range append([]string{c.Name()}, c.Aliases...) {
-			if c.IsAvailableCommand() {
-				byName[name], names = c.Name(), append(names, name)
-			}
+			byName[name] = c.Name()
 		}
 	}
-	return byName[nearest(word, names)]
+	return byName[nearest(word, append(names, aliases...))]
 }
 
 func unknownCommand(root *cobra.Command, args []string) error {

@@ -5,7 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -43,29 +43,12 @@ func TestScripts(t *testing.T) {
 					})
 					return nil
 				},
-				Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "save": save},
+				Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "refused": refused, "save": save},
 				Condition: func(cond string) (bool, error) {
 					return cond == isolation, nil
 				},
 			})
 		})
-	}
-}
-
-// serves skips the test if this host cannot serve an isolation, unless FIREBREAK_REQUIRE names it.
-func serves(t *testing.T, bin, isolation string) {
-	t.Helper()
-	try := exec.Command(bin, "run", "--isolation", isolation, "--", "true")
-	try.Env = append(os.Environ(), "FIREBREAK_STATE_DIR="+t.TempDir())
-	out, err := try.CombinedOutput()
-	switch {
-	case err == nil:
-	case slices.Contains(strings.Split(os.Getenv("FIREBREAK_REQUIRE"), ","), isolation):
-		t.Fatalf("%s is required: %v\n%s", isolation, err, out)
-	case strings.Contains(string(out), "cannot run here"):
-		t.Skipf("%s", out)
-	default:
-		t.Fatalf("%v\n%s", err, out)
 	}
 }
 
@@ -76,17 +59,37 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	got := 0
-	if err := ts.Exec(args[1], args[2:]...); err != nil {
-		exit := new(exec.ExitError)
-		if !errors.As(err, &exit) {
-			ts.Fatalf("%v", err)
-		}
-		got = exit.ExitCode()
-	}
-	if got != want {
+	if got := status(ts, args[1:]); got != want {
 		ts.Fatalf("exit status %d, want %d\n%s%s", got, want, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
 	}
+}
+
+// refused runs what cannot be, and holds the program to exit status 125 and one line, of which it gets a part:
+// refused 'did you mean gvisor' firebreak run …
+func refused(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: refused REGEXP PROGRAM ARG…")
+	}
+	want, err := regexp.Compile(args[0])
+	ts.Check(err)
+	got := status(ts, args[1:])
+	errs := ts.ReadFile("stderr")
+	if got != 125 || !strings.HasPrefix(errs, "firebreak: ") || strings.Count(errs, "\n") != 1 || !want.MatchString(strings.TrimSpace(errs)) {
+		ts.Fatalf("exit status %d, want 125 and one line with %q\n%s", got, args[0], errs)
+	}
+}
+
+func status(ts *testscript.TestScript, line []string) int {
+	err := ts.Exec(line[0], line[1:]...)
+	exit := new(exec.ExitError)
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.ExitCode()
+	}
+	ts.Fatalf("%v", err)
+	return -1
 }
 
 // save puts the last standard output into an environment variable: save ID

@@ -1,7 +1,6 @@
 package main_test
 
 import (
-	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,9 +20,7 @@ const ordinaryID = 54321
 
 func newOrdinary(t *testing.T) ordinary {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("only root can become another user")
-	}
+	needRoot(t, "only root can become another user")
 	dir := t.TempDir()
 	program, err := os.ReadFile(binary(t))
 	if err != nil {
@@ -54,13 +51,7 @@ func (u ordinary) run(args ...string) (stdout, stderr string, status int) {
 	cmd.Dir = u.home
 	cmd.Env = []string{"HOME=" + u.home, "PATH=" + os.Getenv("PATH")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinaryID, Gid: ordinaryID}}
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
-	if err != nil && cmd.ProcessState == nil {
-		u.t.Fatal(err)
-	}
-	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+	return finish(u.t, cmd)
 }
 
 // TestOrdinaryUser runs gVisor sandboxes for a user who is nobody on this host.

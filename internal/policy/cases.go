@@ -78,7 +78,7 @@ func (p *Policy) readHost(n *yaml.Node, into *[]driver.Info) error {
 
 func (p *Policy) readExpectation(n *yaml.Node, e *expectation) error {
 	err := readMap(n, "what is expected", map[string]field{
-		"driver": text(&e.driver), "boundary": word(&e.boundary), "refused": flag(&e.refused), "boundaries": boundaries(&e.boundaries),
+		"driver": text(&e.driver), "boundary": word(&e.boundary), "refused": boolean(&e.refused), "boundaries": boundaries(&e.boundaries),
 		"rules": texts(&e.rules), "duties": duties(&e.duties),
 	})
 	if err != nil {

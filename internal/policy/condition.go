@@ -201,19 +201,27 @@ func (c *compiler) compile(env *cel.Env, text string) (condition, error) {
 	checked, issues := env.Compile(text)
 	if issues != nil && issues.Err() != nil {
 		e := issues.Errors()[0]
-		return condition{}, fmt.Errorf("%q, column %d: %s", text, e.Location.Column()+1, strings.Join(strings.Fields(e.Message), " "))
+		return condition{}, fmt.Errorf("%q, column %d: %s", clip(text), e.Location.Column()+1, strings.Join(strings.Fields(e.Message), " "))
 	}
 	if !checked.OutputType().IsExactType(cel.BoolType) {
-		return condition{}, fmt.Errorf("%q is of type %s and not true or false", text, checked.OutputType())
+		return condition{}, fmt.Errorf("%q is of type %s and not true or false", clip(text), checked.OutputType())
 	}
 	if err := c.checkWords(checked.NativeRep()); err != nil {
-		return condition{}, fmt.Errorf("%q: %w", text, err)
+		return condition{}, fmt.Errorf("%q: %w", clip(text), err)
 	}
 	program, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize))
 	if err != nil {
-		return condition{}, fmt.Errorf("%q: %w", text, err)
+		return condition{}, fmt.Errorf("%q: %w", clip(text), err)
 	}
 	return condition{program: program}, nil
+}
+
+// clip keeps a message to a line that can be read.
+func clip(text string) string {
+	if len(text) <= 200 {
+		return text
+	}
+	return text[:200] + "…"
 }
 
 // checkWords refuses comparisons of a fact with a word that it never is.

@@ -20,7 +20,7 @@ type Options struct {
 type Decision struct {
 	Policy   string             `json:"policy"` // name and version of its text
 	Workload firebreak.Workload `json:"workload"`
-	Defaults []Assumption          `json:"defaults,omitempty"`
+	Defaults []Assumption       `json:"defaults,omitempty"`
 
 	Driver   string             `json:"driver,omitempty"` // the chosen one; empty if refused
 	Boundary firebreak.Boundary `json:"boundary,omitempty"`
@@ -227,7 +227,7 @@ func (c *chooser) weaker(o Options, b firebreak.Boundary, rules []string, reason
 func (c *chooser) reason(rules []string) string {
 	for _, s := range c.steps {
 		if len(rules) > 0 && s.Rule == rules[0] {
-			return fmt.Sprintf("rule %s: %s", s.Rule, s.Reason)
+			return fmt.Sprintf("rule %s: %s", s.Rule, strings.TrimSuffix(s.Reason, "."))
 		}
 	}
 	return "no rule says what this workload needs"
@@ -244,20 +244,23 @@ func (c *chooser) nothing() Refusal {
 			Text: "nothing satisfies these rules together: " + strings.Join(rules, ", ")}
 	}
 	rules := c.obstacles()
-	r := Refusal{Kind: firebreak.KindHost, Rules: rules, Text: fmt.Sprintf("it must run behind %s (%s), and nothing here gives that: %s",
-		c.wanted(), strings.Join(rules, ", "), c.lacking())}
-	if len(rules) == 0 {
-		r.Text = fmt.Sprintf("it must run behind %s, and nothing here gives that: %s", c.wanted(), c.lacking())
+	by := ""
+	if len(rules) > 0 {
+		by = " by rule " + strings.Join(rules, ", ")
 	}
+	r := Refusal{Kind: firebreak.KindHost, Rules: rules, Text: fmt.Sprintf("it must run behind %s%s, and nothing here gives that: %s", c.wanted(), by, c.lacking())}
 	r.Mend = c.p.technologies[c.order[0]].Get
 	for _, i := range c.order {
-		if c.host.known[i] != nil {
-			r.Mend = c.host.problem(c.p, i).Mend
+		if c.host.known[i] == nil {
+			continue
+		}
+		if mend := c.host.problem(c.p, i).Mend; mend != "" {
+			r.Mend = mend
 			break
 		}
 	}
 	if best := c.strongest(); best != "" {
-		r.Mend = strings.TrimPrefix(r.Mend+fmt.Sprintf("; or take the responsibility for less: --isolation %s --accept-weaker \"why\"", best), "; ")
+		r.Mend += fmt.Sprintf(`; or take the responsibility for less: --isolation %s --accept-weaker "why"`, best)
 	}
 	return r
 }

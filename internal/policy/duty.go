@@ -19,7 +19,7 @@ const (
 	DutyTimeLimit         Duty = "time-limit"         // it ends by itself
 	DutyAudit             Duty = "audit"              // a record that cannot be changed unseen
 	DutyGPUPassthrough    Duty = "gpu-passthrough"    // the sandbox sees a GPU
-	DutyWarmStart         Duty = "warm-start"         // it is made ahead, restored or forked
+	DutyWarmStart         Duty = "warm-start"         // it is booted, restored or forked ahead
 )
 
 // Duties lists all duties.

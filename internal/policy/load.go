@@ -162,8 +162,8 @@ func checkID(id string, line int) error {
 func (p *Policy) readTechnology(n *yaml.Node) error {
 	t := Technology{line: n.Line}
 	if err := readMap(n, "a technology", map[string]field{
-		"name": text(&t.Name), "title": text(&t.Title), "boundary": word(&t.Boundary), "hardware": flag(&t.Hardware), "linux": flag(&t.Linux),
-		"gpu": flag(&t.GPU), "snapshot": flag(&t.Snapshot), "kubernetes": flag(&t.Kubernetes), "start": word(&t.Start), "warm": word(&t.Warm),
+		"name": text(&t.Name), "title": text(&t.Title), "boundary": word(&t.Boundary), "hardware": boolean(&t.Hardware), "linux": boolean(&t.Linux),
+		"gpu": boolean(&t.GPU), "snapshot": boolean(&t.Snapshot), "kubernetes": boolean(&t.Kubernetes), "start": word(&t.Start), "warm": word(&t.Warm),
 		"note": text(&t.Note), "get": text(&t.Get),
 	}); err != nil {
 		return err

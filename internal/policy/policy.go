@@ -39,7 +39,7 @@ type Technology struct {
 	Snapshot   bool               `json:"snapshot"`
 	Kubernetes bool               `json:"kubernetes"`
 	Start      firebreak.Duration `json:"start"` // cold, an order of magnitude
-	Warm       firebreak.Duration `json:"warm"`  // made ahead, restored or forked
+	Warm       firebreak.Duration `json:"warm"`  // the claim of one made ahead
 	Note       string             `json:"note"`
 	Get        string             `json:"get"` // how a host comes to have it
 

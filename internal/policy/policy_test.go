@@ -1,6 +1,11 @@
 package policy
 
-import "testing"
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+)
 
 func loadDefault(t testing.TB) *Policy {
 	t.Helper()
@@ -18,5 +23,25 @@ func TestDefaultKeepsItsTableTreeAndTests(t *testing.T) {
 				t.Errorf("default.yaml:%d: %v", r.Line, r.Err)
 			}
 		})
+	}
+}
+
+var update = flag.Bool("update", false, "write docs/choosing.md anew")
+
+func TestPageIsOfThisPolicy(t *testing.T) {
+	path := filepath.Join("..", "..", "docs", "choosing.md")
+	want := "# Choosing a boundary\n\nGenerated from `internal/policy/default.yaml`; write it anew with `go test ./internal/policy -update`.\n\n" +
+		loadDefault(t).Markdown()
+	if *update {
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Errorf("%s is not what the policy says; write it anew with: go test ./internal/policy -update", path)
 	}
 }

@@ -127,7 +127,7 @@ func texts(into *[]string) field {
 	})
 }
 
-func flag(into *bool) field {
+func boolean(into *bool) field {
 	return func(n *yaml.Node) error {
 		b, err := strconv.ParseBool(n.Value)
 		if n.Tag != "!!bool" || err != nil {

@@ -10,10 +10,12 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/driver"
 )
 
-// Options are what a caller may wish for beside the workload.
+// Options are what a caller asks for beside the workload.
 type Options struct {
 	Driver       string `json:"driver,omitempty"`        // the one to take; empty: the first that is acceptable and healthy
 	AcceptWeaker string `json:"accept_weaker,omitempty"` // why Driver may be weaker than the policy accepts
+
+	TimeLimit firebreak.Duration `json:"time_limit,omitempty"` // after which the sandbox is destroyed; 0: it has none
 }
 
 // Decision is what a workload must run behind, on one host, and why. It is plain data; equal inputs give equal bytes.
@@ -83,10 +85,11 @@ func DecideFor(p *Policy, w firebreak.Workload, host []driver.Info, o Options) D
 		return d
 	}
 	d.Workload, d.Defaults = Complete(w)
-	c := chooser{p: p, verdict: p.judge(d.Workload), host: p.look(host), d: &d}
+	o.AcceptWeaker = strings.TrimSpace(o.AcceptWeaker)
+	c := chooser{p: p, verdict: p.judge(d.Workload), host: p.look(host), limit: o.TimeLimit, d: &d}
 	d.Trace = c.steps
 	d.Boundaries, d.Drivers = p.boundariesOf(c.order), p.names(c.order)
-	c.choose(Options{o.Driver, strings.TrimSpace(o.AcceptWeaker)})
+	c.choose(o)
 	c.others(o)
 	c.dutyStatuses()
 	return d
@@ -146,9 +149,10 @@ func (h *place) problem(p *Policy, i int) *driver.Problem {
 // chooser fills a decision.
 type chooser struct {
 	verdict
-	p    *Policy
-	host place
-	d    *Decision
+	p     *Policy
+	host  place
+	limit firebreak.Duration
+	d     *Decision
 }
 
 func (c *chooser) choose(o Options) {

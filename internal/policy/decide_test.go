@@ -118,7 +118,7 @@ func TestANamedDriver(t *testing.T) {
 
 func TestAnOverrideWaivesWhatTheDriverDoesNotGive(t *testing.T) {
 	p := loadDefault(t)
-	d := DecideFor(p, firebreak.Workload{Tenancy: firebreak.TenancyMulti}, hostOf(p, "process", "container"), Options{"process", "a demo"})
+	d := DecideFor(p, firebreak.Workload{Tenancy: firebreak.TenancyMulti}, hostOf(p, "process", "container"), Options{Driver: "process", AcceptWeaker: "a demo", TimeLimit: 1e9})
 	want := map[Duty]Status{DutyIndependentKernel: StatusWaived, DutyEgressAllowlist: StatusWaived, DutyBrokeredSecrets: StatusNotYet, DutyTimeLimit: StatusEnforced}
 	got := map[Duty]Status{}
 	for _, s := range d.Duties {
@@ -199,8 +199,8 @@ func TestDutiesAreNeverDropped(t *testing.T) {
 	p := loadDefault(t)
 	w := firebreak.Workload{Data: firebreak.DataPersonal, Audit: true, GPU: true, StartWithin: 1e9, Needs: firebreak.NeedLinux | firebreak.NeedNetwork}
 	d := Decide(p, w, everywhere(p))
-	want := map[Duty]Status{
-		DutyIndependentKernel: StatusEnforced, DutyEgressAllowlist: StatusRefused, DutyBrokeredSecrets: StatusNotYet, DutyTimeLimit: StatusEnforced,
+	want := map[Duty]Status{ // nobody gave it a time limit
+		DutyIndependentKernel: StatusEnforced, DutyEgressAllowlist: StatusRefused, DutyBrokeredSecrets: StatusNotYet, DutyTimeLimit: StatusNotYet,
 		DutyAudit: StatusNotYet, DutyGPUPassthrough: StatusRefused, DutyWarmStart: StatusNotYet,
 	}
 	got := map[Duty]Status{}

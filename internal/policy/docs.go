@@ -180,8 +180,11 @@ func (p *Policy) writeDuties(b *strings.Builder) {
 			c.d = &Decision{Driver: "container", Boundary: firebreak.BoundarySharedKernel}
 		}
 		status, text := c.status(duty)
-		if duty == DutyWarmStart {
+		switch duty {
+		case DutyWarmStart:
 			text = "This version makes no sandboxes ahead."
+		case DutyTimeLimit:
+			status, text = StatusEnforced, "A sandbox is destroyed after the time limit that it is given; one without is said to have none."
 		}
 		fmt.Fprintf(b, "| %s | %s | %s |\n", duty, status, text)
 	}

@@ -72,7 +72,10 @@ func (c *chooser) status(duty Duty) (Status, string) {
 	case DutyBrokeredSecrets:
 		return StatusNotYet, "This version brokers no secrets: hand none to the sandbox, since code inside can read its environment."
 	case DutyTimeLimit:
-		return StatusEnforced, "The sandbox is destroyed at its deadline."
+		if c.limit <= 0 {
+			return StatusNotYet, "Nobody gave this sandbox a time limit: give it one with --timeout."
+		}
+		return StatusEnforced, fmt.Sprintf("The sandbox is destroyed after %s.", c.limit)
 	case DutyAudit:
 		return StatusNotYet, "This version keeps no record that shows tampering."
 	case DutyGPUPassthrough:

@@ -114,7 +114,7 @@ func FuzzFacts(f *testing.F) {
 	f.Fuzz(func(t *testing.T, origin, tenancy, data, needs, orchestrator, place uint8, start int64, name, why string) {
 		w := firebreak.Workload{Origin: firebreak.Origin(origin), Tenancy: firebreak.Tenancy(tenancy), Data: firebreak.Data(data), Needs: firebreak.Needs(needs),
 			Orchestrator: firebreak.Orchestrator(orchestrator), Place: firebreak.Place(place), StartWithin: firebreak.Duration(start)}
-		d := DecideFor(p, w, host, Options{name, why})
+		d := DecideFor(p, w, host, Options{Driver: name, AcceptWeaker: why})
 		if d.Driver != "" && w.Check() != nil || (d.Driver == "") != (d.Refusal != nil) || name != "" && d.Driver != "" && d.Driver != name {
 			t.Fatalf("%+v, %q: %q is chosen, %+v", w, name, d.Driver, d.Refusal)
 		}

@@ -48,9 +48,10 @@ type Client struct {
 // New returns a client of the server at baseURL, which may contain a path.
 func New(baseURL string, http connect.HTTPClient) *Client {
 	base := strings.TrimRight(baseURL, "/")
+	options := []connect.ClientOption{connect.WithInterceptors(wireErrors{}), uncompressed()}
 	return &Client{
-		Sandboxes: firebreakv1connect.NewSandboxServiceClient(http, base, connect.WithInterceptors(wireErrors{})),
-		Templates: firebreakv1connect.NewTemplateServiceClient(http, base, connect.WithInterceptors(wireErrors{})),
+		Sandboxes: firebreakv1connect.NewSandboxServiceClient(http, base, options...),
+		Templates: firebreakv1connect.NewTemplateServiceClient(http, base, options...),
 		base:      base,
 		http:      http,
 	}
@@ -67,8 +68,12 @@ func (c *Client) Filesystem(id string) filesystemconnect.FilesystemClient {
 }
 
 func dataOptions() []connect.ClientOption {
-	return []connect.ClientOption{connect.WithInterceptors(wireErrors{}), connect.WithReadMaxBytes(maxMessage)}
+	return []connect.ClientOption{connect.WithInterceptors(wireErrors{}), connect.WithReadMaxBytes(maxMessage), uncompressed()}
 }
+
+// uncompressed asks for answers as they are: messages are small, and setting up a compressor costs more than all else
+// that a call does.
+func uncompressed() connect.ClientOption { return connect.WithAcceptCompression("gzip", nil, nil) }
 
 // UserHeader returns the header that makes a request of Process or Filesystem act as a user of the sandbox.
 func UserHeader(user string) (name, value string) {

@@ -25,6 +25,9 @@ import (
 // maxMessage bounds one message of Connect: input for a process is the largest.
 const maxMessage = 8 << 20
 
+// minCompressed is from what size on a message is compressed for clients that ask for it.
+const minCompressed = 16 << 10
+
 // Config is how an agent is started.
 type Config struct {
 	Adopt            bool   // reap orphans: as pid 1, or as a subreaper that has the process to itself
@@ -110,7 +113,8 @@ func (c Config) prepare() ([]func() error, error) {
 // routes is all that the agent answers. What needs no token is named in claim.guard.
 func (a *Agent) routes() http.Handler {
 	mux := http.NewServeMux()
-	limits := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessage)}
+	// Most messages are small, and a compressor costs more than it saves on them.
+	limits := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessage), connect.WithCompressMinBytes(minCompressed)}
 	mux.Handle(a.procs.Handler(limits...))
 	mux.Handle(a.files.Handler(limits...))
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })

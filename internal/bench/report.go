@@ -54,6 +54,11 @@ func (b *bench) lives(ctx context.Context) ([]*live, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, program := range []string{b.exe, agent} {
+		if err := readFromDisk(program); err != nil {
+			return nil, err
+		}
+	}
 	images, err := image.Open(filepath.Join(b.dir, "images"), log)
 	if err != nil {
 		return nil, err

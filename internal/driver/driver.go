@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"regexp"
+	"strings"
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
@@ -16,11 +16,12 @@ import (
 // ID names a sandbox: lower-case letters and digits only, because it becomes host names, cgroup and container names.
 type ID string
 
-var idPattern = regexp.MustCompile(`^[a-z0-9]{1,40}$`)
+const maxID = 40
 
 // Check returns an error of firebreak.KindInvalid unless id is well formed.
 func (id ID) Check() error {
-	if !idPattern.MatchString(string(id)) {
+	other := func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }
+	if id == "" || len(id) > maxID || strings.ContainsFunc(string(id), other) {
 		return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "read sandbox id", Err: fmt.Errorf("%q is not 1 to 40 of a-z and 0-9", string(id))}
 	}
 	return nil

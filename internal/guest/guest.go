@@ -64,7 +64,8 @@ func New(dial func(context.Context) (net.Conn, error), token string) *Guest {
 		IdleConnTimeout:        time.Minute, // below the agent's: reusing what it just closed would fail
 	}
 	g.client = &http.Client{Transport: authorized{g.transport, token}, CheckRedirect: noRedirect}
-	limits := []connect.ClientOption{connect.WithReadMaxBytes(maxMessage), connect.WithSendMaxBytes(maxSend)}
+	limits := []connect.ClientOption{connect.WithReadMaxBytes(maxMessage), connect.WithSendMaxBytes(maxSend),
+		connect.WithAcceptCompression("gzip", nil, nil)} // a bomb less, and nothing is gained on one host
 	g.process = processconnect.NewProcessClient(g.client, base, limits...)
 	g.filesystem = filesystemconnect.NewFilesystemClient(g.client, base, limits...)
 	g.proxy = g.newProxy()

@@ -27,8 +27,8 @@ func NewLocal(handler http.Handler, log *slog.Logger) *Local {
 		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return l.listener.dial(ctx) },
 		DisableCompression:  true, // memory needs none
 		MaxIdleConnsPerHost: 16,
-		ReadBufferSize:      64 << 10,
-		WriteBufferSize:     64 << 10,
+		ReadBufferSize:      32 << 10,
+		WriteBufferSize:     32 << 10,
 	}
 	l.served.Go(func() { _ = l.server.Serve(l.listener) }) // ends with http.ErrServerClosed, always
 	return l

@@ -46,7 +46,8 @@ const maxMessage = 4 << 20
 
 // New returns the door's handler. Requests with a sandbox's header go into that sandbox, the others are for us.
 func New(sandboxes Sandboxes, guests Guests, templates Templates) http.Handler {
-	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessage), connect.WithInterceptors(wireErrors{})}
+	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessage), connect.WithInterceptors(wireErrors{}),
+		connect.WithCompressMinBytes(16 << 10)}
 	mux := http.NewServeMux()
 	mux.Handle(firebreakv1connect.NewSandboxServiceHandler(&sandboxService{sandboxes}, options...))
 	mux.Handle(firebreakv1connect.NewTemplateServiceHandler(&templateService{templates, guests}, options...))

@@ -105,12 +105,11 @@ func (d *Driver) askRuntime(ctx context.Context, name string) (tool, error) {
 	return t, nil
 }
 
-// versionLine is the first line of --version: "runc version 1.1.5+ds1", "crun version 1.8.1", "youki version: 0.5.7".
-var versionLine = regexp.MustCompile(`(?m)^(crun|runc|youki)(?: version)?:? v?([0-9]+\.[0-9]+(?:\.[0-9]+)?(?:-rc\.?[0-9]+)?)`)
-
 // parseVersion leaves out what distributions append: "-0ubuntu1" would make a version seem older than the release.
 func parseVersion(out string) (name, version string) {
-	m := versionLine.FindStringSubmatch(out)
+	// The first line of --version: "runc version 1.1.5+ds1", "crun version 1.8.1", "youki version: 0.5.7".
+	line := regexp.MustCompile(`(?m)^(crun|runc|youki)(?: version)?:? v?([0-9]+\.[0-9]+(?:\.[0-9]+)?(?:-rc\.?[0-9]+)?)`)
+	m := line.FindStringSubmatch(out)
 	if m == nil {
 		return "", ""
 	}

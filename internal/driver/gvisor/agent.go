@@ -24,15 +24,21 @@ const (
 	agentFD     = 3            // in the agent
 )
 
-// listenForAgent makes the socket that the agent is to have; it runs in the maker.
+// listenForAgent makes the socket that the agent is to have.
 func (r request) listenForAgent() (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("make agent's socket: %w", err)
 	}
 	file := os.NewFile(uintptr(fd), agentSocket)
+	dir, err := os.Open(r.Record)
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	defer dir.Close()
 	// The path may be too long for an address.
-	addr := &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", recordFD, agentSocket)}
+	addr := &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), agentSocket)}
 	if err := unix.Bind(fd, addr); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("name agent's socket: %w", err)
@@ -47,7 +53,7 @@ func (s *box) Dial(ctx context.Context) (net.Conn, error) {
 	}
 	conn, err := s.dial(ctx)
 	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.ECONNREFUSED) {
-		s.settle(ctx) // the agent is gone, and the sandbox is about to be
+		s.settle(ctx, s.state.Sandbox) // the agent is gone, and the sandbox is about to be
 	}
 	switch {
 	case err == nil:

@@ -1,100 +1,91 @@
 package gvisor
 
 import (
-	"fmt"
+	"context"
+	"errors"
 	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/runsc/boot"
-	"gvisor.dev/gvisor/runsc/config"
-	"gvisor.dev/gvisor/runsc/container"
-	"gvisor.dev/gvisor/runsc/sandbox"
-	"gvisor.dev/gvisor/runsc/specutils"
 
-	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak"
 )
 
-// boot starts gVisor with the agent as its first program, and returns the ids of the sandbox's process and of its file
-// server's, 0 if it needs none.
-func (r request) boot() (sandboxPID, goferPID int, err error) {
-	conf, err := r.config()
-	if err != nil {
-		return 0, 0, err
-	}
-	spec := r.ociSpec()
-	if err := r.saveSpec(spec); err != nil {
-		return 0, 0, err
-	}
-	// The agent is handed in as a descriptor: it is visible nowhere inside, and needs no mount.
-	agent, err := os.Open(r.Agent)
-	if err != nil {
-		return 0, 0, fmt.Errorf("open agent: %w", err)
-	}
-	defer agent.Close()
-	socket, err := r.listenForAgent()
-	if err != nil {
-		return 0, 0, err
-	}
-	defer socket.Close()
-	passed := map[int]*os.File{agentFD: socket}
-	if r.Spec.Root.Form == driver.FormDisk && len(r.Spec.Mounts) == 0 {
-		sandboxPID, err = r.bootDisk(conf, spec, agent, passed)
-		return sandboxPID, 0, err
-	}
-	c, err := container.New(conf, container.Args{
-		ID: string(r.Spec.ID), Spec: spec, BundleDir: r.bundlePath(), ExecFile: agent, PassFiles: passed,
-	})
-	if err != nil {
-		return 0, 0, err
-	}
-	if err := c.Start(conf); err != nil {
-		return 0, 0, err
-	}
-	return c.Sandbox.Getpid(), c.GoferPid.Load(), nil
-}
-
-// bootDisk starts a sandbox that needs no file server: gVisor reads the image itself and keeps the writable layer in a
-// file. Package container would keep that layer in memory.
-func (r request) bootDisk(conf *config.Config, spec *specs.Spec, agent *os.File, passed map[int]*os.File) (int, error) {
-	image, err := os.Open(r.Spec.Root.Path)
-	if err != nil {
-		return 0, fmt.Errorf("open image: %w", err)
-	}
-	layer, err := unnamedFile(r.layerPath())
-	if err != nil {
-		return 0, fmt.Errorf("make writable layer: %w", err)
-	}
-	// No part of the host is served, so the sandbox needs no access to files, and can be nobody.
-	conf.DirectFS = false
-	hint, err := boot.NewRootfsHint(spec)
-	if err != nil {
-		return 0, err
-	}
-	sb, err := sandbox.New(conf, &sandbox.Args{
-		ID: string(r.Spec.ID), Spec: spec, BundleDir: r.bundlePath(), ExecFile: agent, PassFiles: passed,
-		IOFiles: []*os.File{image}, GoferFilestoreFiles: []*os.File{layer},
-		GoferMountConfs: []specutils.GoferMountConf{{Lower: specutils.Erofs, Upper: specutils.AnonOverlay, Size: hint.Size}},
-		MountHints:      &boot.PodMountHints{},
-	})
-	if err != nil {
-		return 0, err
-	}
-	if err := sb.StartRoot(conf, spec); err != nil {
-		return 0, err
-	}
-	return sb.Getpid(), nil
-}
-
-// unnamedFile makes a file in dir that ends with its last descriptor.
-func unnamedFile(dir string) (*os.File, error) {
-	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+// boot waits until the sentry is up, and has it start the agent as its first program.
+func (s *box) boot(ctx context.Context, ready *os.File) error {
+	err := awaitBoot(ctx, ready)
 	if err == nil {
-		return os.NewFile(uintptr(fd), "layer"), nil
+		err = s.startAgent(ctx)
 	}
-	file, err := os.CreateTemp(dir, "layer")
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err == nil {
+		return nil
+	}
+	words := lastWords(s.record)
+	return &firebreak.Error{Kind: kindOf(words), Op: "boot gVisor", Err: errors.New(err.Error() + words)}
+}
+
+// startAgent does what runsc start does.
+func (s *box) startAgent(ctx context.Context) error {
+	conn, err := dialControl(s.record)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return file, os.Remove(file.Name())
+	defer conn.Close()
+	loopback := boot.CreateLinksAndRoutesArgs{LoopbackLinks: []boot.LoopbackLink{boot.DefaultLoopbackLink}}
+	if err := callOn(ctx, conn, boot.ContMgrSetNetworkArgs, &loopback, nil); err != nil {
+		return err
+	}
+	id := string(s.id)
+	return callOn(ctx, conn, boot.ContMgrRootContainerStart, &id, nil)
+}
+
+// awaitBoot returns when the sentry listens on its control socket.
+func awaitBoot(ctx context.Context, ready *os.File) error {
+	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err := ready.Read(make([]byte, 1)); err != nil {
+		return errors.New("it ended before it was up")
+	}
+	return nil
+}
+
+// kindOf classes what gVisor says only in words.
+func kindOf(words string) firebreak.Kind {
+	if strings.Contains(words, unix.ENOSPC.Error()) {
+		return firebreak.KindExhausted
+	}
+	return firebreak.KindHost
+}
+
+// lastWords is what gVisor itself wrote before it gave up, for a person.
+func lastWords(record string) string {
+	file, err := os.Open(filepath.Join(record, panicName))
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	text := make([]byte, 4096)
+	n, _ := file.Read(text)
+	return tail(string(text[:n]))
+}
+
+// tail is the first line of text, after a colon.
+func tail(text string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	if line == "" {
+		return ""
+	}
+	return ": " + line
+}
+
+// rootless reports whether we are root of a user namespace only, rather than of the host.
+func rootless() bool {
+	data, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && strings.Join(strings.Fields(string(data)), " ") != "0 0 4294967295"
 }

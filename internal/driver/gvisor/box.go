@@ -44,32 +44,34 @@ func (s *box) await(ctx context.Context) error {
 	return fmt.Errorf("%w%s", err, lastWords(s.record))
 }
 
-// call makes one call to gVisor's control socket.
+// call makes one call to gVisor's control socket. fs.ErrNotExist if the socket is not this sandbox's: it has ended, and
+// another may have taken the name.
 func (s *box) call(ctx context.Context, method string, arg, result any) error {
-	conn, err := s.connect()
+	conn, err := dialControl(s.record)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	if !s.current() {
+		return fs.ErrNotExist
+	}
+	return callOn(ctx, conn, method, arg, result)
+}
+
+func callOn(ctx context.Context, conn *urpc.Client, method string, arg, result any) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Socket.Shutdown() }) // which ends the call
 	defer stop()
 	return conn.Call(method, arg, result)
 }
 
-// connect goes through a descriptor of the socket, because its path may be too long for an address. fs.ErrNotExist if
-// the socket is not this sandbox's: it has ended, and another may have taken the name.
-func (s *box) connect() (*urpc.Client, error) {
-	fd, err := unix.Open(filepath.Join(s.record, "runsc-"+string(s.id)+".sock"), unix.O_PATH|unix.O_CLOEXEC, 0)
+// dialControl goes through a descriptor of the socket, because its path may be too long for an address.
+func dialControl(record string) (*urpc.Client, error) {
+	fd, err := unix.Open(filepath.Join(record, controlSocket), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open control socket: %w", err)
 	}
 	defer unix.Close(fd)
-	conn, err := client.ConnectTo(fmt.Sprintf("/proc/self/fd/%d", fd))
-	if err == nil && !s.current() {
-		conn.Close()
-		return nil, fs.ErrNotExist
-	}
-	return conn, err
+	return client.ConnectTo(fmt.Sprintf("/proc/self/fd/%d", fd))
 }
 
 // current reports whether the record still is of this sandbox.
@@ -96,6 +98,7 @@ func (s *box) Wait(ctx context.Context) (driver.Exit, error) {
 		}
 		return driver.Exit{}, fmt.Errorf("wait for sandbox: %w", err)
 	}
+	s.settle(ctx, s.state.Gofer) // it has nobody to serve any more
 	return s.exit(code, err == nil), nil
 }
 
@@ -127,11 +130,11 @@ func (s *box) cgroupUsage() driver.Usage {
 // dyingLimit is how long a sandbox may take to end.
 const dyingLimit = 5 * time.Second
 
-// settle gives a sandbox that must be ending the time to do so.
-func (s *box) settle(ctx context.Context) {
+// settle gives a process that must be ending the time to do so.
+func (s *box) settle(ctx context.Context, p process) {
 	ctx, cancel := context.WithTimeout(ctx, dyingLimit)
 	defer cancel()
-	_ = s.state.Sandbox.wait(ctx) // the caller looks whether it has ended
+	_ = p.wait(ctx) // the caller looks whether it has ended
 }
 
 // Usage implements driver.Sandbox.
@@ -141,7 +144,7 @@ func (s *box) Usage(ctx context.Context) (driver.Usage, error) {
 	}
 	usage := s.cgroupUsage()
 	if usage.OOMKills > 0 {
-		s.settle(ctx) // the kernel counts before the one that it has killed, which is always the sandbox, is gone
+		s.settle(ctx, s.state.Sandbox) // the kernel counts before the one that it has killed, which is always the sandbox, is gone
 	}
 	if !s.state.Sandbox.alive() {
 		return driver.Usage{}, fmt.Errorf("read usage: the sandbox has ended: %w", fs.ErrNotExist)

@@ -61,6 +61,10 @@ func killAll(ctx context.Context, record string) error {
 	if err != nil {
 		return err
 	}
+	return st.kill(ctx)
+}
+
+func (st state) kill(ctx context.Context) error {
 	if err := st.Sandbox.kill(ctx); err != nil {
 		return err
 	}

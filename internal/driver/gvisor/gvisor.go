@@ -29,7 +29,7 @@ const (
 type Config struct {
 	StateDir string // absolute; StateDir/<id> is this driver's record of a sandbox
 	Agent    string // absolute path of the agent executable, statically linked
-	Exe      string // the program whose main calls MaybeMain, statically linked; "" is the running one
+	Exe      string // the program whose main calls MaybeMain, statically linked, for everybody to execute; "" is the running one
 	Log      *slog.Logger
 }
 
@@ -74,21 +74,30 @@ func (d *Driver) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, 
 	return sb, nil
 }
 
-func (d *Driver) start(ctx context.Context, spec driver.Spec, rec *record) (*box, error) {
+func (d *Driver) start(ctx context.Context, spec driver.Spec, rec *record) (_ *box, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("agent does not listen after %v", startLimit))
 	defer cancel()
-	m, err := d.startMaker(ctx, spec, rec)
+	st, ready, err := d.launch(spec, rec)
+	defer func() {
+		if err != nil { // they are our children, and nobody else reaps them
+			cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
+			defer cancel()
+			err = errors.Join(err, st.kill(cleanup))
+		}
+	}()
 	if err != nil {
 		return nil, err
 	}
-	defer m.wait() // it ends while the agent starts
-	st, err := m.answer(ctx)
-	if err != nil {
-		return nil, err
-	}
-	// Released before the wait for the agent, so that Destroy can end a sandbox whose agent never listens.
+	defer ready.Close()
+	// Released before the waits, so that Destroy can end a sandbox that does not boot, or whose agent never listens.
 	rec.unlock()
 	sb := d.handle(spec, st)
+	if err := sb.boot(ctx, ready); err != nil {
+		return nil, err
+	}
+	if err := st.save(rec.path); err != nil { // not before: what nobody has booted nobody could reach
+		return nil, err
+	}
 	if err := sb.await(ctx); err != nil {
 		return nil, fmt.Errorf("start agent: %w", err)
 	}

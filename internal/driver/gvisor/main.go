@@ -2,63 +2,63 @@ package gvisor
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 
 	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/runsc/cli/maincli"
+
+	"github.com/firebreak-dev/firebreak/internal/idle"
 )
 
-// makerName is argv[0] of the process that makes one sandbox and ends.
-const makerName = "firebreak-maker"
+// What argv[0] says that a process of this program is. The last two are gVisor's own names.
+const (
+	sentryName = "runsc-sandbox"
+	goferName  = "runsc-gofer"
+)
 
 // MaybeMain returns at once in an ordinary start of the program, having silenced gVisor's own log. In a re-execution as
 // a part of gVisor it does that part's work and never returns. Call it first thing in main.
 func MaybeMain() {
 	switch filepath.Base(os.Args[0]) {
-	case makerName:
-		os.Exit(makerMain())
-	case "runsc-sandbox", "runsc-gofer":
-		useCompiledFilters()
-		maincli.Main()
-		os.Exit(1)
+	case sentryName:
+		be(func() error { return nil })
+	case goferName:
+		be(putRootTogether)
 	}
 	if os.Args[0] == "/proc/self/exe" && len(os.Args) == 4 && os.Args[1] == "umount" { // as a sandbox seals itself
-		maincli.Main()
-		os.Exit(1)
+		be(func() error { return nil })
 	}
 	// What gVisor's library would write to standard error its caller is told too.
 	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}})
 }
 
-// makerMain answers the one request on standard input on standard output. The exit status says no more than the answer.
-func makerMain() int {
-	out := os.Stdout
-	var req request
-	answer := answer{}
-	err := json.NewDecoder(os.Stdin).Decode(&req)
-	if err == nil {
-		err = hideStdio()
+// be is a process of gVisor from its gate to its end.
+func be(prepare func() error) {
+	if !awaitGate() {
+		os.Exit(1)
 	}
-	if err == nil {
-		answer.State, err = req.make()
+	idle.Later(100)
+	// Its log goes nowhere: writing less of it saves time.
+	log.SetLevel(log.Warning)
+	useCompiledFilters()
+	if err := prepare(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
-	if err != nil {
-		answer.Error = err.Error()
-	}
-	if err := json.NewEncoder(out).Encode(answer); err != nil || answer.Error != "" {
-		return 1
-	}
-	return 0
+	maincli.Main()
+	os.Exit(1)
 }
 
-// hideStdio makes the null device our standard streams: gVisor hands them to the agent, and changes their owner.
-func hideStdio() error {
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return err
+// putRootTogether does what the gofer's request asks for.
+func putRootTogether() error {
+	file := os.NewFile(requestFD, "request")
+	defer file.Close()
+	var req request
+	if err := json.NewDecoder(file).Decode(&req); err != nil {
+		return fmt.Errorf("read request: %w", err)
 	}
-	os.Stdin, os.Stdout, os.Stderr = null, null, null
-	return nil
+	return req.mount()
 }

@@ -10,12 +10,11 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/hostos"
 
 	"github.com/firebreak-dev/firebreak/internal/driver"
 )
 
-// Where the maker, in its own mount namespace, puts together what the sandbox's file server serves.
+// Where the gofer, in its own mount namespace, puts together what the sandbox's file server serves.
 const (
 	rootName   = "root"
 	mountsName = "mounts"
@@ -28,8 +27,9 @@ func (r request) mount() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Join(r.Spec.Dir, layerName), 0o700); err != nil {
-		return fmt.Errorf("make directory for the writable layer: %w", err)
+	// Only here: the record itself stays as it is.
+	if err := unix.Mount("tmpfs", r.Record, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=1m"); err != nil {
+		return fmt.Errorf("mount place for the root: %w", err)
 	}
 	root := r.rootPath()
 	if err := os.Mkdir(root, 0o755); err != nil {
@@ -40,9 +40,6 @@ func (r request) mount() error {
 			return err
 		}
 	}
-	if err := r.showMemory(); err != nil {
-		return err
-	}
 	for i, m := range r.Spec.Mounts {
 		if err := r.bindSource(i, m); err != nil {
 			return err
@@ -52,23 +49,6 @@ func (r request) mount() error {
 		return nil
 	}
 	return seal(root)
-}
-
-// showMemory has gVisor take the limit for what the host has, so that programs see it as the size of the machine and
-// settle for it. gVisor would ask its own cgroup, but it is not told of ours.
-func (r request) showMemory() error {
-	limit := uint64(r.Spec.Limits.Memory)
-	if has, err := hostos.TotalSystemMemory(); limit == 0 || err != nil || has < limit {
-		return err
-	}
-	shown := filepath.Join(r.Record, "meminfo")
-	if err := os.WriteFile(shown, fmt.Appendf(nil, "MemTotal: %d kB\n", limit>>10), 0o600); err != nil {
-		return err
-	}
-	if err := unix.Mount(shown, "/proc/meminfo", "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("show memory limit: %w", err)
-	}
-	return nil
 }
 
 // mountRoot mounts the template's tree at root. Where mounts are asked for, a layer for their mount points lies on it.
@@ -94,24 +74,15 @@ func (r request) mountLayered() error {
 		return err
 	}
 	defer os.Chdir("/")
-	for _, dir := range []string{"lower", "layer"} {
-		if err := os.Mkdir(dir, 0o700); err != nil {
+	for _, dir := range []string{"lower", "upper", "work"} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
 		}
 	}
 	if err := bind(r.Spec.Root.Path, "lower"); err != nil {
 		return err
 	}
-	if err := unix.Mount("tmpfs", "layer", "tmpfs", 0, "mode=0755,size=1m"); err != nil {
-		return fmt.Errorf("mount layer for mount points: %w", err)
-	}
-	if err := errors.Join(os.Mkdir("layer/upper", 0o755), os.Mkdir("layer/work", 0o755)); err != nil {
-		return err
-	}
-	options := "lowerdir=lower,upperdir=layer/upper,workdir=layer/work"
-	if r.Rootless {
-		options += ",userxattr"
-	}
+	options := "lowerdir=lower,upperdir=upper,workdir=work,userxattr" // the gofer is in a user namespace
 	if err := unix.Mount("overlay", rootName, "overlay", 0, options); err != nil {
 		return fmt.Errorf("lay mount points over %s: %w", r.Spec.Root.Path, err)
 	}

@@ -53,6 +53,9 @@ func (p process) wait(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	// Those that we have started are ours to reap, and where we are the first process of a container, so are those of
+	// others. Elsewhere this does nothing.
+	_, _ = unix.Wait4(p.PID, nil, unix.WNOHANG, nil)
 	return err
 }
 
@@ -72,12 +75,10 @@ func (p process) kill(ctx context.Context) error {
 	if err := p.wait(ctx); err != nil {
 		return fmt.Errorf("wait for the end of process %d: %w", p.PID, err)
 	}
-	// Where we are the first process of a container, orphans are ours to take note of. Elsewhere this does nothing.
-	_, _ = unix.Wait4(p.PID, nil, unix.WNOHANG, nil)
 	return nil
 }
 
-// killMarked ends every process that has mark as one of its arguments, or as the value of one. A maker starts others,
+// killMarked ends every process that has mark as one of its arguments, or as the value of one. They may be starting others,
 // so the search is repeated until it finds nothing.
 func killMarked(ctx context.Context, mark string) error {
 	for {

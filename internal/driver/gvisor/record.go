@@ -20,11 +20,14 @@ import (
 const (
 	stateName  = "state.json" // the processes of a sandbox that has been made
 	endingName = "ending"     // somebody has begun to destroy it
-	bundleName = "bundle"     // the OCI bundle; its path marks every process of the sandbox
+	bundleName = "bundle"     // there is none; its path marks the processes of the sandbox
 	panicName  = "panic.log"  // last words of gVisor itself
+	// controlSocket is where the sentry takes calls.
+	controlSocket = "control.sock"
 )
 
-// layerName is where, in Spec.Dir, the writable layer lies: a file without a name.
+// layerName is where, in Spec.Dir, the writable layer lies for a moment before it has no name, on file systems that
+// cannot make a file without one.
 const layerName = "gvisor"
 
 // state is what a sandbox that has been made consists of.
@@ -35,7 +38,7 @@ type state struct {
 }
 
 // record is the directory StateDir/<id>, locked while a sandbox is being made or removed. The lock is the kernel's: it
-// ends with the processes that hold it, which are the creator and the maker that it has started.
+// ends with the process that holds it. What that process has started by then waits for it and ends too, or bears the mark.
 type record struct {
 	path string
 	dir  *os.File

@@ -1,9 +1,7 @@
 package gvisor
 
 import (
-	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -36,6 +34,7 @@ func (r request) ociSpec() *specs.Spec {
 	// type, so nothing does, and /tmp is a part of the writable layer like all else.
 	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/tmp", Type: "firebreak", Source: "none"})
 	p := spec.Process
+	p.Env = append(p.Env, agentEnv()...)
 	p.NoNewPrivileges = false // for sudo; privileges of the sandbox's own kernel only
 	caps := capabilities[:]
 	p.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
@@ -45,7 +44,7 @@ func (r request) ociSpec() *specs.Spec {
 	if sb.Root.Form == driver.FormDisk {
 		spec.Annotations = map[string]string{
 			"dev.gvisor.spec.rootfs.source": sb.Root.Path, "dev.gvisor.spec.rootfs.type": "erofs",
-			"dev.gvisor.spec.rootfs.overlay": "dir=" + r.layerPath(),
+			"dev.gvisor.spec.rootfs.overlay": "dir=" + r.Spec.Dir,
 		}
 		if sb.Limits.Disk > 0 {
 			spec.Annotations["dev.gvisor.spec.rootfs.options"] = "size=" + strconv.FormatInt(sb.Limits.Disk, 10)
@@ -54,36 +53,27 @@ func (r request) ociSpec() *specs.Spec {
 	return spec
 }
 
-func (r request) layerPath() string  { return filepath.Join(r.Spec.Dir, layerName) }
 func (r request) bundlePath() string { return filepath.Join(r.Record, bundleName) }
 
-// saveSpec writes the bundle, which gVisor's processes read.
-func (r request) saveSpec(spec *specs.Spec) error {
-	if err := os.Mkdir(r.bundlePath(), 0o700); err != nil {
-		return fmt.Errorf("make bundle: %w", err)
-	}
-	text, err := json.Marshal(spec)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(r.bundlePath(), "config.json"), text, 0o600)
-}
+// agentEnv is the agent's own environment, which no program inherits: switches between threads and signals are what
+// costs most in gVisor, and the agent needs neither.
+func agentEnv() []string { return []string{"GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"} }
 
 // config is gVisor's own configuration, made as from its command line, which it hands on to its processes.
 func (r request) config() (*config.Config, error) {
-	overlay := "root:dir=" + r.layerPath()
+	overlay := "root:dir=" + r.Spec.Dir
 	if n := r.Spec.Limits.Disk; n > 0 {
 		overlay += ",size=" + strconv.FormatInt(n, 10)
 	}
 	set := flag.NewFlagSet("runsc", flag.ContinueOnError)
 	config.RegisterFlags(set)
 	for name, value := range map[string]string{
-		"root":                    fmt.Sprintf("/proc/self/fd/%d", recordFD), // short enough for a socket's address
+		"root":                    r.Record,
 		"platform":                "systrap",
 		"network":                 "none", // no interface but loopback
-		"gofer-network-namespace": "host", // the maker's, which has but loopback
+		"gofer-network-namespace": "host", // its own, which has but loopback
 		"overlay2":                overlay,
-		"ignore-cgroups":          "true", // all is born in ours
+		"ignore-cgroups":          "true", // all is in ours
 		"rootless":                strconv.FormatBool(r.Rootless),
 		"allow-suid":              "true", // for sudo
 		"host-settings":           "ignore",

@@ -64,8 +64,8 @@ func nothingLeft(t *testing.T, d *Driver, spec driver.Spec) {
 	}
 }
 
-// TestMakerKilled kills everything of a sandbox that is being made, at many moments.
-func TestMakerKilled(t *testing.T) {
+// TestHalfMadeKilled kills everything of a sandbox that is being made, at many moments.
+func TestHalfMadeKilled(t *testing.T) {
 	d, spec := testDriver(t)
 	mark := filepath.Join(d.path(spec.ID), bundleName)
 	failed := 0
@@ -148,7 +148,7 @@ func TestWrecks(t *testing.T) {
 
 func TestHasArgument(t *testing.T) {
 	for args, want := range map[string]bool{
-		"firebreak-maker\x00/s/a/bundle\x00":    true,
+		"runsc-gofer\x00/s/a/bundle\x00":        true,
 		"runsc-sandbox\x00--bundle=/s/a/bundle": true,
 		"runsc-gofer\x00/s/ab/bundle\x00":       false,
 		"vim\x00/s/a/bundle/config.json\x00":    false,

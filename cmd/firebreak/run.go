@@ -17,6 +17,7 @@ import (
 	"github.com/firebreak-dev/firebreak/client"
 	"github.com/firebreak-dev/firebreak/internal/cli"
 	"github.com/firebreak-dev/firebreak/internal/driver/all"
+	"github.com/firebreak-dev/firebreak/internal/driver/oci"
 	"github.com/firebreak-dev/firebreak/internal/image"
 	"github.com/firebreak-dev/firebreak/internal/manager"
 	"github.com/firebreak-dev/firebreak/internal/rpc"
@@ -39,6 +40,9 @@ func run(ctx context.Context, args []string) int {
 		if status, err := runInNamespace(); err == nil {
 			return status
 		} // else connect, which needs it, says why it cannot be
+	}
+	if own && args[0] == "run" {
+		defer oci.Stir()() // while all else starts
 	}
 	return cli.Main(ctx, args, os.Stdin, os.Stdout, os.Stderr, connect)
 }

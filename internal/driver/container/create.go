@@ -87,6 +87,7 @@ func (d *Driver) create(ctx context.Context, spec driver.Spec, t tool, groups *o
 
 // start prepares disk, ids and configuration, and has the runtime start the container.
 func (d *Driver) start(ctx context.Context, spec driver.Spec, t tool, limited bool) (std stdio, err error) {
+	defer oci.Stir()()
 	at, err := d.stageDir(spec, t.Path)
 	if err != nil {
 		return std, err

@@ -3,7 +3,6 @@
 package agentbin
 
 import (
-	"bytes"
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
@@ -47,8 +46,12 @@ func Path(ctx context.Context, dir string, log *slog.Logger) (string, error) {
 	if err == nil {
 		return path, nil
 	}
-	if packed, err := embedded.ReadFile(embeddedName); err == nil {
-		return install(dir, packedKey(packed), func(w io.Writer) error { return unpack(w, packed) })
+	if _, err := fs.Stat(embedded, embeddedName); err == nil {
+		key, err := packedKey()
+		if err != nil {
+			return "", err
+		}
+		return install(dir, key, unpackEmbedded)
 	}
 	exe, err2 := os.Executable()
 	if err2 != nil {
@@ -63,11 +66,15 @@ func Path(ctx context.Context, dir string, log *slog.Logger) (string, error) {
 }
 
 // packedKey names what is embedded by the program that embeds it: reading a note is faster than digesting megabytes.
-func packedKey(packed []byte) string {
+func packedKey() (string, error) {
 	if key, err := buildKey("/proc/self/exe"); err == nil {
-		return key
+		return key, nil
 	}
-	return digest(packed)
+	packed, err := embedded.ReadFile(embeddedName)
+	if err != nil {
+		return "", fmt.Errorf("read the embedded agent: %w", err)
+	}
+	return digest(packed), nil
 }
 
 func digest(b []byte) string {
@@ -75,8 +82,17 @@ func digest(b []byte) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-func unpack(w io.Writer, packed []byte) error {
-	r, err := gzip.NewReader(bytes.NewReader(packed))
+func unpackEmbedded(w io.Writer) error {
+	packed, err := embedded.Open(embeddedName)
+	if err != nil {
+		return err
+	}
+	defer packed.Close()
+	return unpack(w, packed)
+}
+
+func unpack(w io.Writer, packed io.Reader) error {
+	r, err := gzip.NewReader(packed)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
@@ -55,7 +56,7 @@ func TestInstallUnpacks(t *testing.T) {
 	w := gzip.NewWriter(&packed)
 	io.WriteString(w, "agent")
 	w.Close()
-	path, err := install(t.TempDir(), digest(packed.Bytes()), func(w io.Writer) error { return unpack(w, packed.Bytes()) })
+	path, err := install(t.TempDir(), digest(packed.Bytes()), func(w io.Writer) error { return unpack(w, &packed) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +67,7 @@ func TestInstallUnpacks(t *testing.T) {
 
 func TestBrokenArchiveInstallsNothing(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := install(dir, "key", func(w io.Writer) error { return unpack(w, []byte("no gzip")) }); err == nil {
+	if _, err := install(dir, "key", func(w io.Writer) error { return unpack(w, strings.NewReader("no gzip")) }); err == nil {
 		t.Error("a broken archive was installed")
 	}
 	if entries, _ := os.ReadDir(dir); len(entries) > 0 {

@@ -97,6 +97,15 @@ func (a alone) files() []string {
 	return all
 }
 
+// unchanged compares the state directory with what files told of it before.
+func (a alone) unchanged(before []string) {
+	a.t.Helper()
+	now := a.files()
+	if added, gone := difference(slices.Clone(now), before), difference(slices.Clone(before), now); len(added)+len(gone) > 0 {
+		a.t.Errorf("the state directory has %q, and no longer %q", added, gone)
+	}
+}
+
 func finish(t *testing.T, cmd *exec.Cmd) (stdout, stderr string, status int) {
 	t.Helper()
 	var out, errs bytes.Buffer

@@ -90,7 +90,14 @@ func (m *Manager) exposeToOOM(p *Process) {
 		return
 	}
 	name := fmt.Sprintf("/proc/%d/oom_score_adj", p.pid)
-	write := func() error { return os.WriteFile(name, m.oom, 0) }
+	write := func() error { // os.WriteFile makes nine system calls of these three
+		fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		_, err = unix.Write(fd, m.oom)
+		return errors.Join(err, unix.Close(fd))
+	}
 	if errors.Is(write(), os.ErrPermission) {
 		if err := m.Session.Do(p.user, write); err != nil {
 			m.Log.Debug("raise oom_score_adj", "pid", p.pid, "error", err)

@@ -133,12 +133,12 @@ func TestSession(t *testing.T) {
 		t.Errorf("a default that is unknown: %v", err)
 	}
 	if u, err := NewSession(d, true).User("nobody-here"); !errors.Is(err, ErrUnknown) {
-		t.Errorf("a lenient session took a name: %+v, %v", u, err)
+		t.Errorf("a plain session took a name: %+v, %v", u, err)
 	}
-	lenient := NewSession(d, true)
-	lenient.SetDefaults(Defaults{User: "nobody-here"})
-	if u, err := lenient.User(""); err != nil || u.UID != d.self.UID {
-		t.Errorf("a lenient default: %+v, %v", u, err)
+	t.Setenv("HOME", "/somewhere")
+	plain := NewSession(database(t), true) // it has the account user, and does not become it
+	if u, err := plain.User(""); err != nil || u.UID != d.self.UID || u.Home != "/somewhere" {
+		t.Errorf("a plain default: %+v, %v", u, err)
 	}
 	user, err := s.User("user")
 	if err != nil {

@@ -1,8 +1,8 @@
 package account
 
 import (
-	"errors"
 	"maps"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,17 +18,21 @@ type Defaults struct {
 // Session joins the accounts of a sandbox with the defaults that the manager gave it. It is safe for concurrent use.
 type Session struct {
 	*Database
-	lenient bool
+	plain bool
 
 	mu       sync.Mutex
 	defaults Defaults
 }
 
-// NewSession returns a session without defaults. A lenient one does not mind that the default user is unknown here: it
-// is the agent's own then. That serves where the agent is an ordinary process of the host, whose accounts are no
-// template's; in a sandbox of its own it would give root to whoever misspells a name.
-func NewSession(db *Database, lenient bool) *Session {
-	return &Session{Database: db, lenient: lenient || !db.switches}
+// NewSession returns a session without defaults. In a plain one the agent is an ordinary process of the host, whose
+// accounts are no template's: whoever names nobody is the agent's own user, at home in the directory that HOME named when
+// the agent was started, and not in the real home of the one who started it. In a sandbox of its own that would give root
+// to whoever misspells a name.
+func NewSession(db *Database, plain bool) *Session {
+	if home := os.Getenv("HOME"); plain && filepath.IsAbs(home) {
+		db.self.Home = home
+	}
+	return &Session{Database: db, plain: plain || !db.switches}
 }
 
 // SetDefaults replaces the defaults.
@@ -51,15 +55,13 @@ func (s *Session) User(name string) (User, error) {
 	if name != "" {
 		return s.Lookup(name)
 	}
-	name = s.Defaults().User
-	if name == "" {
-		name = "user"
-	}
-	u, err := s.Lookup(name)
-	if s.lenient && errors.Is(err, ErrUnknown) {
+	if s.plain {
 		return s.self, nil
 	}
-	return u, err
+	if name = s.Defaults().User; name == "" {
+		name = "user"
+	}
+	return s.Lookup(name)
 }
 
 // Path makes path absolute as u means it: "~" is the home, and relative paths begin in the default directory.

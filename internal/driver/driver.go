@@ -110,6 +110,10 @@ const (
 	NetworkNone Network = iota // no interface but loopback
 )
 
+// Hostname is what every sandbox calls itself. It is the same for all, because templates name it in /etc/hosts, and forks
+// of a sandbox share what it has read.
+const Hostname = "sandbox"
+
 // Spec is all that a driver is told about a sandbox: plain data, saved before Create and enough for Open and Destroy.
 type Spec struct {
 	ID      ID                `json:"id"`

@@ -140,8 +140,8 @@ func checkUname(c *C) {
 	b := c.box(c.spec())
 	var f facts
 	b.report(b.inside("facts"), &f)
-	if got := f.Uname["nodename"]; got != string(b.spec.ID) || got == hostname {
-		c.Errorf("the host name inside is %q, want the ID %s", got, b.spec.ID)
+	if got := f.Uname["nodename"]; got != driver.Hostname || got == hostname {
+		c.Errorf("the host name inside is %q, want %s", got, driver.Hostname)
 	}
 	if own := c.info.Boundary != firebreak.BoundarySharedKernel; own && f.Uname["release"] == release {
 		c.Errorf("boundary %v, but the kernel inside is the host's: %v", c.info.Boundary, f.Uname)

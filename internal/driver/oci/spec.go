@@ -31,7 +31,7 @@ func Base(spec driver.Spec, agent []string) *specs.Spec {
 	}
 	return &specs.Spec{
 		Version:  "1.0.2", // the oldest that has all that is used here: Debian's runtimes refuse newer ones
-		Hostname: string(spec.ID),
+		Hostname: driver.Hostname,
 		Process: &specs.Process{
 			Args:            agent,
 			Cwd:             "/",

@@ -31,7 +31,7 @@ func TestBasePutsMountsOverBinds(t *testing.T) {
 	if proc < 0 || usr < proc || data < usr {
 		t.Errorf("mounts are in the order %v", targets)
 	}
-	if s.Hostname != "abc1" || !s.Process.NoNewPrivileges || s.Process.Args[0] != AgentPath {
+	if s.Hostname != driver.Hostname || !s.Process.NoNewPrivileges || s.Process.Args[0] != AgentPath {
 		t.Errorf("base is %+v, %+v", s, s.Process)
 	}
 	if len(s.Process.Capabilities.Bounding) != 0 {

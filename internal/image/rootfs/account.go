@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/image/erofs"
 )
 
@@ -20,10 +21,6 @@ const (
 	UserID   = 1000
 	UserHome = "/home/user"
 )
-
-// machineName is what a sandbox may call itself and finds in its /etc/hosts: a name that every template knows, because
-// what is made of one template is many sandboxes, and forks of them.
-const machineName = "sandbox"
 
 const maxEdited = 4 << 20
 
@@ -129,18 +126,18 @@ func (t *Tree) Complete(ctx context.Context) error {
 
 // addMachine replaces what an image says of the machine that it was made on; of its hosts it keeps those that it knows.
 func (t *Tree) addMachine() error {
-	hosts := "127.0.0.1 localhost " + machineName + "\n::1 localhost ip6-localhost ip6-loopback\n"
+	hosts := "127.0.0.1 localhost " + driver.Hostname + "\n::1 localhost ip6-localhost ip6-loopback\n"
 	if n, err := t.Lookup("/etc/hosts"); err == nil && n.IsRegular() && n.Size <= maxEdited {
 		old, err := t.ReadFile("/etc/hosts")
 		if err != nil {
 			return fmt.Errorf("read /etc/hosts: %w", err)
 		}
-		if hosts = string(old); !namesHost(hosts, machineName) {
-			hosts = strings.TrimSuffix(hosts, "\n") + "\n127.0.0.1 " + machineName + "\n"
+		if hosts = string(old); !namesHost(hosts, driver.Hostname) {
+			hosts = strings.TrimSuffix(hosts, "\n") + "\n127.0.0.1 " + driver.Hostname + "\n"
 		}
 	}
 	for _, f := range []struct{ path, text string }{
-		{"/etc/hosts", hosts}, {"/etc/hostname", machineName + "\n"}, {"/etc/resolv.conf", ""},
+		{"/etc/hosts", hosts}, {"/etc/hostname", driver.Hostname + "\n"}, {"/etc/resolv.conf", ""},
 	} {
 		if err := t.WriteFile(f.path, []byte(f.text), 0o644); err != nil {
 			return fmt.Errorf("add %s: %w", f.path, err)

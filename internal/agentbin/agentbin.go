@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"github.com/firebreak-dev/firebreak"
 )
@@ -117,11 +118,11 @@ func install(dir, key string, write func(io.Writer) error) (string, error) {
 		return path, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("make directory for the agent: %w", err)
+		return "", installError(dir, err)
 	}
 	temp, err := os.CreateTemp(dir, ".agent-*")
 	if err != nil {
-		return "", fmt.Errorf("install the agent: %w", err)
+		return "", installError(dir, err)
 	}
 	defer os.Remove(temp.Name())
 	err = write(temp)
@@ -130,9 +131,17 @@ func install(dir, key string, write func(io.Writer) error) (string, error) {
 		err = os.Rename(temp.Name(), path)
 	}
 	if err != nil {
-		return "", fmt.Errorf("install the agent: %w", err)
+		return "", installError(dir, err)
 	}
 	return path, nil
+}
+
+func installError(dir string, err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return &firebreak.Error{Kind: firebreak.KindExhausted, Op: "install the agent", Err: err,
+			Mend: "free space on the disk of " + dir + ", or use another state directory (--state-dir or FIREBREAK_STATE_DIR)"}
+	}
+	return fmt.Errorf("install the agent: %w", err)
 }
 
 // fromSource builds the agent from the module that the running program was built from. The key is the program's own

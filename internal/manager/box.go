@@ -118,6 +118,14 @@ func (m *Manager) end(ctx context.Context, rec store.Record, event lifecycle.Eve
 	defer cancel()
 	usage := readUsage(ctx, sb)
 	last, err := m.stop(ctx, rec.ID, event, exit, usage)
+	if firebreak.KindOf(err) == firebreak.KindExhausted {
+		// The disk is full, perhaps by this very sandbox, so it goes before that can be written down. If this process dies
+		// in between, the next one finds a record with nothing behind it.
+		if err := m.destroy(ctx, rec); err != nil {
+			return last, err
+		}
+		last, err = m.stop(ctx, rec.ID, event, exit, usage)
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		m.drop(rec.ID) // another process was first, and is through

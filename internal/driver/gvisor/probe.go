@@ -8,6 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
@@ -110,6 +113,8 @@ func problem(err error) driver.Problem {
 	}
 	switch {
 	case p.Mend != "":
+	case strings.Contains(p.Text, unix.ENOSPC.Error()): // the maker says it only in words
+		p.Mend = "free space on the disk of the state directory, or use another one (--state-dir or FIREBREAK_STATE_DIR)"
 	case os.Geteuid() != 0:
 		p.Mend = "run as root, or let ordinary users make user namespaces: " +
 			"sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000"

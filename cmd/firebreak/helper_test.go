@@ -40,8 +40,18 @@ func newAlone(t *testing.T, state string) alone {
 
 func (a alone) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, a.bin, args...)
-	cmd.Env = append(os.Environ(), "FIREBREAK_STATE_DIR="+a.state)
+	cmd.Env = append(os.Environ(), "FIREBREAK_STATE_DIR="+a.state, "FIREBREAK_POLICY="+anyPolicy(a.t))
 	return cmd
+}
+
+// anyPolicy is for tests of what an isolation does, whoever may choose it.
+func anyPolicy(t *testing.T) string {
+	t.Helper()
+	path, err := filepath.Abs("testdata/any.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // run returns what firebreak printed and its exit status. The bound is there for a hang, not for speed.
@@ -153,7 +163,7 @@ func required(isolation string) bool {
 func serves(t *testing.T, bin, isolation string) {
 	t.Helper()
 	try := exec.Command(bin, "run", "--isolation", isolation, "--", "true")
-	try.Env = append(os.Environ(), "FIREBREAK_STATE_DIR="+t.TempDir())
+	try.Env = append(os.Environ(), "FIREBREAK_STATE_DIR="+t.TempDir(), "FIREBREAK_POLICY="+anyPolicy(t))
 	out, err := try.CombinedOutput()
 	switch {
 	case err == nil:

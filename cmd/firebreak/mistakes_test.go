@@ -76,9 +76,24 @@ func TestNoSpaceEver(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAlone(t, mountTmpfs(t, size))
-			a.refused([]string{"no space left on device"}, "run", "-q", "--", "true")
+			a.refused([]string{"no space left on device", "; free space"}, "run", "-q", "--", "true")
 			remount(t, a.state, 0, "size=40m,nr_inodes=10000")
 			a.must("run", "-q", "--", "true")
+		})
+	}
+}
+
+// TestFullDiskIsFreedByKill: who fills the disk of the state directory can be ended, although nothing can be written down.
+func TestFullDiskIsFreedByKill(t *testing.T) {
+	for _, isolation := range []string{"gvisor", "container"} {
+		t.Run(isolation, func(t *testing.T) {
+			state := mountTmpfs(t, "size=60m")
+			serves(t, binary(t), isolation)
+			a := newAlone(t, state)
+			a.must("run", "-q", "--isolation", isolation, "--detach", "--name", "filler", "--", "sleep", "3600")
+			a.run("exec", "filler", "--", "sh", "-c", "head -c 200M /dev/zero >big; sync")
+			a.must("kill", "filler")
+			a.must("run", "-q", "--isolation", isolation, "--", "true")
 		})
 	}
 }
@@ -171,6 +186,6 @@ func TestNoUserNamespaces(t *testing.T) {
 	state := filepath.Join(filepath.Dir(u.home), "state")
 	args := []string{"run", "--state-dir", state, "--", "true"}
 	_, errs, status := finish(t, u.withoutNamespaces("0", args...))
-	isRefusal(t, args, errs, status, "gvisor cannot run here", "allow namespaces")
+	isRefusal(t, args, errs, status, "nothing here gives that: gvisor: ", "allow namespaces")
 	nothingLeft(t, state, before)
 }

@@ -113,7 +113,7 @@ func serve(ctx context.Context, opts cli.ServerOptions) (_ *client.Client, _ fun
 	if err != nil {
 		return nil, nil, err
 	}
-	sandboxes, err := manager.New(manager.Config{StateDir: dir, Store: records, Images: images, Drivers: all.New(dir, opts.Log), Log: opts.Log})
+	sandboxes, err := manager.New(manager.Config{StateDir: dir, Store: records, Images: images, Drivers: all.New(dir, opts.Log), Policy: opts.Policy, Log: opts.Log})
 	if err != nil {
 		return nil, nil, err
 	}

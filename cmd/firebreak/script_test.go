@@ -21,6 +21,7 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	policy := anyPolicy(t)
 	for _, isolation := range []string{"gvisor", "container", "process"} {
 		t.Run(isolation, func(t *testing.T) {
 			serves(t, bin, isolation)
@@ -31,6 +32,7 @@ func TestScripts(t *testing.T) {
 				Setup: func(env *testscript.Env) error {
 					env.Setenv("PATH", filepath.Dir(bin)+":"+os.Getenv("PATH"))
 					env.Setenv("FIREBREAK_STATE_DIR", filepath.Join(env.WorkDir, ".state"))
+					env.Setenv("FIREBREAK_POLICY", policy)
 					env.Setenv("ISOLATION", isolation)
 					env.Setenv("EXAMPLES", examples)
 					env.Setenv("HOME", os.Getenv("HOME")) // without the agent built in, Go builds it, with its caches

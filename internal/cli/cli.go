@@ -22,6 +22,7 @@ import (
 type ServerOptions struct {
 	Server   string       // URL of another server; empty: one inside this process
 	StateDir string       // where the one inside this process keeps its state; empty: its default
+	Policy   string       // file by which the one inside this process decides; empty: the built-in policy
 	Log      *slog.Logger // for the one inside this process; never nil
 }
 
@@ -43,10 +44,10 @@ type app struct {
 	lookupEnv       func(string) (string, bool)
 	subscribe       func() (<-chan os.Signal, func())
 
-	server, stateDir string
-	quiet, debug     bool
-	signals          signalRouter
-	terminal         atomic.Pointer[rawTerminal] // while one is raw, so that every way out can restore it
+	server, stateDir, policy string
+	quiet, debug             bool
+	signals                  signalRouter
+	terminal                 atomic.Pointer[rawTerminal] // while one is raw, so that every way out can restore it
 }
 
 func (a *app) main(ctx context.Context, args []string) (code int) {
@@ -94,6 +95,7 @@ func (a *app) rootCommand() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.server, "server", "", "talk to the server at this `URL` (default: one inside this process; env FIREBREAK_SERVER)")
 	flags.StringVar(&a.stateDir, "state-dir", "", "`directory` of sandboxes and templates (env FIREBREAK_STATE_DIR)")
+	flags.StringVar(&a.policy, "policy", "", "`file` of rules that replace or extend the built-in policy (env FIREBREAK_POLICY)")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "print no warnings and no progress; lists print names only")
 	flags.BoolVar(&a.debug, "debug", false, "print the log of the server inside this process")
 	root.PersistentPreRun = func(*cobra.Command, []string) { a.readEnvironment() }
@@ -112,7 +114,7 @@ func (a *app) runRoot(cmd *cobra.Command, args []string) error {
 }
 
 func (a *app) readEnvironment() {
-	for name, value := range map[string]*string{"FIREBREAK_SERVER": &a.server, "FIREBREAK_STATE_DIR": &a.stateDir} {
+	for name, value := range map[string]*string{"FIREBREAK_SERVER": &a.server, "FIREBREAK_STATE_DIR": &a.stateDir, "FIREBREAK_POLICY": &a.policy} {
 		if set, ok := a.lookupEnv(name); ok && *value == "" {
 			*value = set
 		}
@@ -121,12 +123,16 @@ func (a *app) readEnvironment() {
 
 // with opens the server, runs do and closes the server again.
 func (a *app) with(ctx context.Context, do func(context.Context, *client.Client) error) (err error) {
+	if a.server != "" && a.policy != "" {
+		return invalid("", errors.New("--policy (or FIREBREAK_POLICY) is for a server inside this process; another server decides by its own policy"),
+			"leave it out")
+	}
 	log := slog.New(slog.DiscardHandler)
 	if a.debug {
 		log = slog.New(slog.NewTextHandler(a.errOut, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	stop := a.waiting("starting")
-	c, closeServer, err := a.connect(ctx, ServerOptions{Server: a.server, StateDir: a.stateDir, Log: log})
+	c, closeServer, err := a.connect(ctx, ServerOptions{Server: a.server, StateDir: a.stateDir, Policy: a.policy, Log: log})
 	stop()
 	if err != nil {
 		return err

@@ -19,7 +19,11 @@ import (
 // Request asks for a sandbox. Its zero value is a good one.
 type Request struct {
 	Template string // empty: host
-	Driver   string // empty: the manager's default
+
+	Workload     firebreak.Workload // what is said of the code; what is not said is taken to be the careful word
+	Driver       string             // empty: the policy chooses
+	AcceptWeaker string             // why Driver may be weaker than the policy accepts
+
 	Limits   firebreak.Limits
 	Mounts   []driver.Mount
 	Envs     map[string]string
@@ -38,6 +42,10 @@ const (
 	minDisk    = 1 << 20
 	maxTimeout = 366 * 24 * time.Hour
 )
+
+func (r Request) question() Question {
+	return Question{Workload: r.Workload, Driver: r.Driver, AcceptWeaker: r.AcceptWeaker, TimeLimit: r.Timeout}
+}
 
 func invalid(format string, args ...any) error {
 	return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "create sandbox", Err: fmt.Errorf(format, args...)}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,6 +20,7 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/guest"
 	"github.com/firebreak-dev/firebreak/internal/image"
 	"github.com/firebreak-dev/firebreak/internal/lifecycle"
+	"github.com/firebreak-dev/firebreak/internal/policy"
 	"github.com/firebreak-dev/firebreak/internal/store"
 )
 
@@ -62,11 +64,11 @@ func createError(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = fmt.Errorf("%w: %w", ctx.Err(), context.Cause(ctx))
 	}
-	if e := new(firebreak.Error); errors.As(err, &e) {
+	if e := new(firebreak.Error); errors.As(err, &e) && (e.Kind != firebreak.KindExhausted || e.Mend != "") {
 		return err
 	}
 	e := &firebreak.Error{Kind: firebreak.KindOf(err), Op: "create sandbox", Err: err}
-	if noSpace(err) {
+	if noSpace(err) || e.Kind == firebreak.KindExhausted {
 		e.Kind, e.Mend = firebreak.KindExhausted, "free space on the disk of the state directory, or use another one (--state-dir or FIREBREAK_STATE_DIR)"
 	}
 	return e
@@ -80,17 +82,12 @@ func (m *Manager) plan(ctx context.Context, req Request, t *Timings) (plan, erro
 	if err := req.check(); err != nil {
 		return p, err
 	}
-	name := req.Driver
-	if name == "" {
-		name = m.cfg.Default
-	}
-	var err error
-	if p.driver, err = m.cfg.Drivers.Maker(ctx, name); err != nil {
-		return p, m.driverError(name, err)
-	}
-	info, err := m.info(ctx, name, p.driver)
+	d, info, err := m.choose(ctx, req.question())
 	if err != nil {
 		return p, err
+	}
+	if p.driver, err = m.cfg.Drivers.Maker(ctx, d.Driver); err != nil {
+		return p, m.driverError(d.Driver, err)
 	}
 	spec := driver.Spec{Network: driver.NetworkNone}
 	if spec.Limits, err = limits(req.Limits, info); err != nil {
@@ -103,14 +100,32 @@ func (m *Manager) plan(ctx context.Context, req Request, t *Timings) (plan, erro
 	spec.Mounts = mounts
 	if missing := driver.Missing(info.Caps, spec.Needs()); missing != 0 {
 		return p, &firebreak.Error{Kind: firebreak.KindUnsupported, Op: "create sandbox",
-			Err: fmt.Errorf("%s has no %s on this host", name, strings.Join(missing.Names(), ", "))}
+			Err: fmt.Errorf("%s has no %s on this host", d.Driver, strings.Join(missing.Names(), ", "))}
 	}
 	if spec.Root, err = m.root(ctx, &p, info, t); err != nil {
 		return p, err
 	}
-	p.record = m.record(req, name, info, p.template, spec)
-	p.record.Warnings = append(warningsOf(info), warnings...)
+	p.record = m.record(req, info, p.template, spec)
+	p.record.Warnings = slices.Concat(warningsOf(info), warnings, warningsOfDecision(d))
+	if p.record.Decision, err = json.Marshal(d); err != nil {
+		return p, err
+	}
+	m.logDecision(p.record.ID, d)
 	return p, nil
+}
+
+// choose decides which driver makes the sandbox. A refusal is an error.
+func (m *Manager) choose(ctx context.Context, q Question) (policy.Decision, driver.Info, error) {
+	d, infos, err := m.decide(ctx, q)
+	if err != nil {
+		return d, driver.Info{}, err
+	}
+	if err := d.Err(); err != nil {
+		m.logRefusal(q, d)
+		return d, driver.Info{}, err
+	}
+	info, err := infoOf(infos, d.Driver)
+	return d, info, err
 }
 
 func (m *Manager) root(ctx context.Context, p *plan, info driver.Info, t *Timings) (driver.Root, error) {
@@ -127,14 +142,14 @@ func (m *Manager) root(ctx context.Context, p *plan, info driver.Info, t *Timing
 	return m.cfg.Images.Root(ctx, name, info.Forms)
 }
 
-func (m *Manager) record(req Request, name string, info driver.Info, tpl image.Template, spec driver.Spec) store.Record {
+func (m *Manager) record(req Request, info driver.Info, tpl image.Template, spec driver.Spec) store.Record {
 	token := make([]byte, 32)
 	rand.Read(token)                                             // never fails
 	spec.ID = driver.ID(strings.ToLower("f" + rand.Text()[:15])) // 75 random bits, a letter first
 	spec.Dir = m.dir(spec.ID)
 	return store.Record{
 		ID: spec.ID, Name: req.Name, Owner: m.owner.name, State: firebreak.StateCreating, Detached: req.Detached,
-		Driver: name, Boundary: info.Boundary, Template: tpl.Name, Digest: tpl.Digest, Command: req.Command,
+		Driver: info.Name, Boundary: info.Boundary, Template: tpl.Name, Digest: tpl.Digest, Command: req.Command,
 		Spec: spec, Token: hex.EncodeToString(token), Created: time.Now().UTC(),
 	}
 }
@@ -174,7 +189,7 @@ func (m *Manager) make(ctx context.Context, p plan, t *Timings) (_ store.Record,
 	start := time.Now()
 	sb, err := p.driver.Create(ctx, rec.Spec)
 	if err != nil {
-		return rec, m.diagnose(ctx, rec.Driver, p.driver, err)
+		return rec, m.diagnose(ctx, rec.Driver, err)
 	}
 	t.Create = time.Since(start)
 	undo.add(func(ctx context.Context) error { return p.driver.Destroy(ctx, rec.Spec) })

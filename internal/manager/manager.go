@@ -37,13 +37,13 @@ type Drivers interface {
 	Maker(ctx context.Context, name string) (driver.Driver, error)
 }
 
-// Config is what a manager is made of. All fields are needed but Default.
+// Config is what a manager is made of. All fields are needed but Policy.
 type Config struct {
 	StateDir string
 	Store    *store.Store
 	Images   Images
 	Drivers  Drivers
-	Default  string // driver of those who name none; empty: gvisor
+	Policy   string // file of the policy; empty: the built-in one
 	Log      *slog.Logger
 }
 
@@ -77,18 +77,19 @@ type Manager struct {
 	closed bool               // guarded by mu
 	boxes  map[driver.ID]*box // guarded by mu: the living sandboxes with a handle
 
+	rules  rules
+	key    func() (string, error) // what probes and decisions depend on besides themselves
+	trying sync.Mutex             // held while drivers are tried
+
 	probing sync.Mutex
-	infos   map[string]driver.Info // guarded by probing
+	infos   map[string]probed // guarded by probing
 }
 
 // New makes a manager and starts, beside its first calls, to see to what earlier processes left.
 func New(cfg Config) (*Manager, error) { return newManager(cfg, func(string) {}) }
 
 func newManager(cfg Config, step func(string)) (*Manager, error) {
-	if cfg.Default == "" {
-		cfg.Default = "gvisor"
-	}
-	for _, dir := range []string{"owners", "sandboxes", "probes"} {
+	for _, dir := range []string{"owners", "sandboxes", "probes/decisions"} {
 		if err := os.MkdirAll(filepath.Join(cfg.StateDir, dir), 0o700); err != nil {
 			return nil, stateDirError(cfg.StateDir, err)
 		}
@@ -106,7 +107,7 @@ func newManager(cfg Config, step func(string)) (*Manager, error) {
 		return nil, stateDirError(cfg.StateDir, err)
 	}
 	m := &Manager{cfg: cfg, log: cfg.Log, owner: owner, step: step, recovered: make(chan struct{}),
-		boxes: map[driver.ID]*box{}, infos: map[string]driver.Info{}}
+		boxes: map[driver.ID]*box{}, infos: map[string]probed{}, rules: newRules(cfg.Policy), key: sync.OnceValues(probeKey)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.work.Go(func() {
 		defer close(m.recovered)

@@ -54,6 +54,25 @@ func (d drivers) Keeper(name string) (driver.Driver, error) {
 
 func (d drivers) Maker(_ context.Context, name string) (driver.Driver, error) { return d.Keeper(name) }
 
+// anything is a policy that knows the fake driver and accepts it for all.
+const anything = `
+name: anything
+technologies:
+  - {name: fake, boundary: language, start: 1ms, warm: 1ms, get: use another test}
+rules:
+  - {id: all, when: true, boundaries: [language], reason: It is a test., source: this file}
+`
+
+// writePolicy makes a file of it.
+func writePolicy(t testing.TB, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // host is a state directory and a driver on which several managers, as of several processes, can be.
 type host struct {
 	dir  string
@@ -73,7 +92,7 @@ func (h *host) process(t testing.TB, set ...func(*Config)) *Manager {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{StateDir: h.dir, Store: s, Images: images{}, Drivers: drivers{"fake": h.fake.Again()}, Default: "fake", Log: log}
+	cfg := Config{StateDir: h.dir, Store: s, Images: images{}, Drivers: drivers{"fake": h.fake.Again()}, Policy: writePolicy(t, anything), Log: log}
 	for _, f := range set {
 		f(&cfg)
 	}
@@ -371,12 +390,12 @@ func TestProbeIsKeptForTheNextProcess(t *testing.T) {
 	}
 	for range 3 {
 		m := h.process(t, set)
-		d, err := m.cfg.Drivers.Keeper("fake")
+		all, err := m.probes(t.Context(), none)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := m.info(t.Context(), "fake", d)
-		if err != nil || got.Caps != info.Caps || got.Forms[0] != driver.FormDisk || got.Boundary != info.Boundary || len(got.Warnings) != 1 {
+		got := all[0].info
+		if got.Caps != info.Caps || got.Forms[0] != driver.FormDisk || got.Boundary != info.Boundary || len(got.Warnings) != 1 {
 			t.Errorf("%+v, %v", got, err)
 		}
 		if err := m.Close(); err != nil {
@@ -390,8 +409,7 @@ func TestProbeIsKeptForTheNextProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := h.process(t, set)
-	d, _ := m.cfg.Drivers.Keeper("fake")
-	if _, err := m.info(t.Context(), "fake", d); err != nil || probes != 2 {
+	if _, err := m.probes(t.Context(), none); err != nil || probes != 2 {
 		t.Errorf("%d probes, %v, after the file was damaged", probes, err)
 	}
 }

@@ -11,85 +11,73 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 )
 
-// cachedInfo is what is kept of a good probe. A bad one is never kept: its mend may have been followed meanwhile.
+// cachedInfo is what is kept of a probe.
 type cachedInfo struct {
 	Key   string        `json:"key"`
+	At    time.Time     `json:"at"`
+	Took  time.Duration `json:"took"`
 	Info  driver.Info   `json:"info"`
 	Forms []driver.Form `json:"forms"`
 	Caps  driver.Caps   `json:"caps"`
 }
 
-// info returns what the driver can do here: what a probe of this boot found, or a probe now. An error is the reason why
-// it cannot serve.
-func (m *Manager) info(ctx context.Context, name string, d driver.Driver) (driver.Info, error) {
-	m.probing.Lock()
-	defer m.probing.Unlock()
-	if info, ok := m.infos[name]; ok {
-		return info, nil
-	}
-	key, err := probeKey()
-	if err != nil {
-		m.log.Debug("probes cannot be kept", "err", err)
-	}
-	if info, ok := m.readProbe(name, key); ok && key != "" {
-		m.infos[name] = info
-		return info, nil
-	}
-	return m.probe(ctx, name, d, key)
-}
-
 // diagnose looks anew whether the driver can serve at all, after it failed although an earlier probe was good.
-func (m *Manager) diagnose(ctx context.Context, name string, d driver.Driver, cause error) error {
+func (m *Manager) diagnose(ctx context.Context, name string, cause error) error {
 	switch firebreak.KindOf(cause) {
 	case firebreak.KindInvalid, firebreak.KindExists, firebreak.KindCanceled:
 		return cause
 	}
-	m.probing.Lock()
-	defer m.probing.Unlock()
-	key, _ := probeKey() // without a key the probe is not kept
-	if _, err := m.probe(ctx, name, d, key); err != nil && ctx.Err() == nil {
+	p, err := m.probe(ctx, name)
+	if err == nil {
+		err = p.info.Err()
+	}
+	if err != nil && ctx.Err() == nil {
 		m.log.Debug("create", "driver", name, "err", cause)
 		return err
 	}
 	return cause
 }
 
-// probe must be called with m.probing held.
-func (m *Manager) probe(ctx context.Context, name string, d driver.Driver, key string) (driver.Info, error) {
-	delete(m.infos, name)
-	info, err := d.Probe(ctx)
+// keepProbe is for the next process. Without a key, or room on the disk, it has to try for itself.
+func (m *Manager) keepProbe(name string, p probed) {
+	key, err := m.key()
+	if err == nil {
+		err = writeFile(m.probePath(name), cachedInfo{Key: key, At: p.at.UTC(), Took: p.took, Info: p.info, Forms: p.info.Forms, Caps: p.info.Caps})
+	}
 	if err != nil {
-		return info, fmt.Errorf("probe driver %s: %w", name, err)
+		m.log.Debug("keep probe", "driver", name, "err", err)
 	}
-	if err := info.Err(); err != nil {
-		return info, errors.Join(err, ignoreNotExist(os.Remove(m.probePath(name))))
-	}
-	m.infos[name] = info
-	if key != "" {
-		if err := writeFile(m.probePath(name), cachedInfo{Key: key, Info: info, Forms: info.Forms, Caps: info.Caps}); err != nil {
-			m.log.Debug("keep probe", "driver", name, "err", err)
-		}
-	}
-	return info, nil
 }
 
 func (m *Manager) probePath(name string) string {
 	return filepath.Join(m.cfg.StateDir, "probes", name+".json")
 }
 
-func (m *Manager) readProbe(name, key string) (driver.Info, bool) {
-	text, err := os.ReadFile(m.probePath(name))
+func (m *Manager) readProbe(name string) (probed, bool) {
 	var c cachedInfo
-	if err != nil || json.Unmarshal(text, &c) != nil || c.Key != key {
-		return driver.Info{}, false
+	if !m.readKept(m.probePath(name), &c) || c.Info.Name != name {
+		return probed{}, false
+	}
+	if key, _ := m.key(); c.Key != key { // readKept has seen to a missing one
+		return probed{}, false
 	}
 	c.Info.Forms, c.Info.Caps = c.Forms, c.Caps
-	return c.Info, true
+	return probed{info: c.Info, at: c.At, took: c.Took}, true
+}
+
+// readKept reads what an earlier process wrote; false if there is no use in it.
+func (m *Manager) readKept(path string, into any) bool {
+	if _, err := m.key(); err != nil {
+		return false
+	}
+	text, err := os.ReadFile(path)
+	return err == nil && json.Unmarshal(text, into) == nil
 }
 
 // probeKey changes with all that a probe's result depends on and that changes without our doing: the boot of the host,
@@ -147,11 +135,4 @@ func writeFile(path string, v any) error {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return nil
-}
-
-func ignoreNotExist(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
 }

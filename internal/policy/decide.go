@@ -68,6 +68,17 @@ func (d *Decision) Err() error {
 	return &firebreak.Error{Kind: d.Refusal.Kind, Op: "choose isolation", Err: errors.New(d.Refusal.Text), Mend: d.Refusal.Mend}
 }
 
+// Fired returns the ids of the rules whose condition held.
+func (d *Decision) Fired() []string {
+	var ids []string
+	for _, s := range d.Trace {
+		if s.Fired {
+			ids = append(ids, s.Rule)
+		}
+	}
+	return ids
+}
+
 // Decide chooses for w among what the drivers of a host report. It always answers: Refusal is set if nothing is chosen.
 func Decide(p *Policy, w firebreak.Workload, host []driver.Info) Decision {
 	return DecideFor(p, w, host, Options{})
@@ -118,7 +129,7 @@ func (p *Policy) look(host []driver.Info) place {
 			continue
 		}
 		h.known[i] = info
-		if info.Boundary != p.technologies[i].Boundary {
+		if info.Boundary != p.technologies[i].Boundary && info.Healthy() {
 			h.odd[i] = &driver.Problem{
 				Text: fmt.Sprintf("its driver gives the boundary %s, and the policy's table says %s", info.Boundary, p.technologies[i].Boundary),
 				Mend: "correct the policy's table of technologies",
@@ -191,7 +202,7 @@ func (c *chooser) named(o Options) {
 		if c.host.known[i] == nil {
 			kind = firebreak.KindUnsupported
 		}
-		c.refuse(Refusal{Kind: kind, Text: fmt.Sprintf("%s cannot be used here: %s", t.Name, problem.Text), Mend: problem.Mend})
+		c.refuse(Refusal{Kind: kind, Text: fmt.Sprintf("%s cannot run here: %s", t.Name, problem.Text), Mend: problem.Mend})
 		return
 	}
 	if c.accepted.has(i) {
@@ -210,7 +221,7 @@ func (c *chooser) stranger(o Options) {
 		return
 	}
 	if info := c.host.strange[n]; !info.Healthy() {
-		c.refuse(Refusal{Kind: firebreak.KindHost, Text: fmt.Sprintf("%s cannot be used here: %s", info.Name, info.Problems[0].Text), Mend: info.Problems[0].Mend})
+		c.refuse(Refusal{Kind: firebreak.KindHost, Text: fmt.Sprintf("%s cannot run here: %s", info.Name, info.Problems[0].Text), Mend: info.Problems[0].Mend})
 		return
 	}
 	c.weaker(o, c.host.strange[n].Boundary, nil, "the policy does not know this driver")

@@ -113,3 +113,27 @@ func (c *chooser) coldStart() string {
 	}
 	return fmt.Sprintf(": the cold start of %s takes about %s, which %s the bound of %s.", t.Name, milliseconds(t.Start), fits, milliseconds(c.d.Workload.StartWithin))
 }
+
+// Unmet returns the first duty of a decision that chose something, although this version gives no sandbox what the duty
+// is about: nothing may be made then. Nil if there is none.
+func (d *Decision) Unmet() *DutyStatus {
+	for i, s := range d.Duties {
+		if d.Driver != "" && s.Status == StatusRefused {
+			return &d.Duties[i]
+		}
+	}
+	return nil
+}
+
+// Refuse takes the choice back because of an unmet duty.
+func (d *Decision) Refuse(unmet DutyStatus) {
+	r := Refusal{Kind: firebreak.KindUnsupported, Text: fmt.Sprintf("%s would be chosen, but the duty %s is not met: %s", d.Driver, unmet.Duty, unmet.Text),
+		Mend: "do without what the duty is about", Rules: unmet.Rules}
+	switch unmet.Duty {
+	case DutyEgressAllowlist:
+		r.Mend = "leave the need for a network out: the code then runs without one"
+	case DutyGPUPassthrough:
+		r.Mend = "leave the GPU out: the code then runs without one"
+	}
+	d.Driver, d.Boundary, d.Override, d.Refusal = "", 0, nil, &r
+}

@@ -11,6 +11,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -78,6 +80,26 @@ func (t *templates) Collect(_ context.Context, inUse func(string) bool) (int64, 
 	return 4096, removed, nil
 }
 
+// anything is a policy that knows the fake driver, and accepts it unless the data is regulated.
+const anything = `
+name: anything
+technologies:
+  - {name: fake, boundary: language, start: 1ms, warm: 1ms, get: use another test}
+  - {name: qemu, boundary: virtual-machine, hardware: true, start: 1s, warm: 1ms, get: buy one}
+rules:
+  - {id: all, when: true, boundaries: [language, virtual-machine], duties: [brokered-secrets], reason: It is a test., source: this file}
+  - {id: regulated, when: 'data == "regulated"', require: tech.hardware, reason: It is regulated., source: this file}
+`
+
+func writePolicy(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func newHandler(t *testing.T) (http.Handler, *manager.Manager) {
 	t.Helper()
 	dir, log := t.TempDir(), slog.New(slog.NewTextHandler(t.Output(), nil))
@@ -86,7 +108,7 @@ func newHandler(t *testing.T) (http.Handler, *manager.Manager) {
 		t.Fatal(err)
 	}
 	ts := &templates{}
-	m, err := manager.New(manager.Config{StateDir: dir, Store: s, Images: ts, Drivers: oneDriver{fake.New()}, Default: "fake", Log: log})
+	m, err := manager.New(manager.Config{StateDir: dir, Store: s, Images: ts, Drivers: oneDriver{fake.New()}, Policy: writePolicy(t, anything), Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

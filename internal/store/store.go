@@ -179,6 +179,9 @@ func (s *Store) explain(op string, err error) error {
 }
 
 func explainSQLite(op string, err *sqlite.Error) error {
+	if err.Code() == sqlite3.SQLITE_IOERR_SHMSIZE { // no room for the index of its log
+		return noSpace(op, err)
+	}
 	switch err.Code() & 0xff {
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
 		return &firebreak.Error{Kind: firebreak.KindHost, Op: op, Err: fmt.Errorf("the database is damaged: %w", err),
@@ -210,6 +213,7 @@ type Record struct {
 	Detached bool               `json:"detached,omitempty"`
 	Driver   string             `json:"driver"`
 	Boundary firebreak.Boundary `json:"boundary"`
+	Decision json.RawMessage    `json:"decision,omitempty"` // why that driver; a policy.Decision, for whoever asks
 	Template string             `json:"template"`
 	Digest   string             `json:"digest,omitempty"` // of the template's image
 	Command  string             `json:"command,omitempty"`

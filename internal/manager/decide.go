@@ -1,0 +1,195 @@
+package manager
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/policy"
+)
+
+// Question asks what a workload must run behind on this host.
+type Question struct {
+	Workload     firebreak.Workload
+	Driver       string        // empty: the first that is acceptable and healthy
+	AcceptWeaker string        // why Driver may be weaker than the policy accepts
+	TimeLimit    time.Duration // after which the sandbox is to be destroyed; zero: never
+}
+
+// maxWhy bounds the reason for accepting less, which stands in each record and each log.
+const maxWhy = 1000
+
+// maxDecisions is how many decisions are kept: a host knows a handful, and a caller could ask for any number.
+const maxDecisions = 256
+
+func (q Question) options() policy.Options {
+	return policy.Options{Driver: q.Driver, AcceptWeaker: q.AcceptWeaker, TimeLimit: firebreak.Duration(q.TimeLimit)}
+}
+
+// Advise decides as Create would, and makes nothing. That nothing may be made is in the decision, and no error.
+func (m *Manager) Advise(ctx context.Context, q Question) (policy.Decision, error) {
+	ctx, done, err := m.begin(ctx)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	defer done()
+	d, _, err := m.decide(ctx, q)
+	return d, err
+}
+
+// Policy returns the policy by which this manager decides.
+func (m *Manager) Policy() (*policy.Policy, []byte, error) {
+	p, err := m.rules.compile()
+	if err != nil {
+		return nil, nil, err
+	}
+	text, err := m.rules.read()
+	return p, slices.Clone(text.data), err
+}
+
+// decide returns the decision and what the drivers said, the chosen one's forms and abilities with it. Before it refuses
+// for want of a healthy driver, it tries those anew that would do: their mends may have been followed.
+func (m *Manager) decide(ctx context.Context, q Question) (policy.Decision, []driver.Info, error) {
+	if len(q.AcceptWeaker) > maxWhy {
+		return policy.Decision{}, nil, invalid("the reason for accepting less is longer than %d bytes", maxWhy)
+	}
+	all, err := m.probes(ctx, none)
+	if err != nil {
+		return policy.Decision{}, nil, err
+	}
+	d, err := m.judge(q, infosOf(all))
+	if again := worthTrying(d, q, all); err == nil && len(again) > 0 {
+		if all, err = m.probes(ctx, func(name string) bool { return slices.Contains(again, name) }); err == nil {
+			d, err = m.judge(q, infosOf(all))
+		}
+	}
+	if err != nil {
+		return policy.Decision{}, nil, err
+	}
+	if unmet := d.Unmet(); unmet != nil {
+		d.Refuse(*unmet)
+	}
+	return d, infosOf(all), nil
+}
+
+// worthTrying names the drivers whose health would turn a refusal, if what is known of them is not from just now.
+func worthTrying(d policy.Decision, q Question, all []probed) []string {
+	if d.Refusal == nil || d.Refusal.Kind != firebreak.KindHost {
+		return nil
+	}
+	var names []string
+	for _, p := range all {
+		wanted := p.info.Name == q.Driver || q.Driver == "" && slices.Contains(d.Drivers, p.info.Name)
+		if wanted && p.kept && !p.info.Healthy() {
+			names = append(names, p.info.Name)
+		}
+	}
+	return names
+}
+
+// judge applies the policy, or returns what it said before to the same question in the same circumstances.
+func (m *Manager) judge(q Question, infos []driver.Info) (policy.Decision, error) {
+	path, err := m.decisionPath(q, infos)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	var kept policy.Decision
+	if path != "" && m.readKept(path, &kept) && kept.Driver != "" {
+		return kept, nil
+	}
+	p, err := m.rules.compile()
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	unknown := func(name string) bool {
+		return !slices.ContainsFunc(p.Technologies(), func(t policy.Technology) bool { return t.Name == name })
+	}
+	if q.Driver != "" && !slices.Contains(m.cfg.Drivers.Names(), q.Driver) && unknown(q.Driver) {
+		return policy.Decision{}, m.driverError(q.Driver, fs.ErrNotExist)
+	}
+	d := policy.DecideFor(p, q.Workload, infos, q.options())
+	if path != "" && d.Refusal == nil && d.Override == nil {
+		m.keepDecision(path, d)
+	}
+	return d, nil
+}
+
+// decisionPath is named after all that a decision depends on. Empty: this one cannot be kept.
+func (m *Manager) decisionPath(q Question, infos []driver.Info) (string, error) {
+	text, err := m.rules.read()
+	if err != nil {
+		return "", err
+	}
+	key, err := m.key()
+	if err != nil || q.AcceptWeaker != "" {
+		return "", nil
+	}
+	asked, err := json.Marshal(struct {
+		Key, Policy string
+		Workload    firebreak.Workload
+		Options     policy.Options
+		Infos       []driver.Info
+	}{key, text.digest, q.Workload, q.options(), infos})
+	if err != nil {
+		return "", nil // a workload without words: DecideFor says what is wrong with it
+	}
+	sum := sha256.Sum256(asked)
+	return filepath.Join(m.decisionDir(), hex.EncodeToString(sum[:])+".json"), nil
+}
+
+func (m *Manager) decisionDir() string { return filepath.Join(m.cfg.StateDir, "probes", "decisions") }
+
+func (m *Manager) keepDecision(path string, d policy.Decision) {
+	if files, err := os.ReadDir(m.decisionDir()); err == nil && len(files) >= maxDecisions {
+		for _, f := range files {
+			_ = os.Remove(filepath.Join(m.decisionDir(), f.Name())) // another process may have done so
+		}
+	}
+	if err := writeFile(path, d); err != nil {
+		m.log.Debug("keep decision", "err", err)
+	}
+}
+
+// logDecision writes the one line that says what was chosen for a sandbox, and why.
+func (m *Manager) logDecision(id driver.ID, d policy.Decision) {
+	args := []any{"sandbox", id, "driver", d.Driver, "boundary", d.Boundary, "policy", d.Policy, "rules", strings.Join(d.Fired(), ",")}
+	if d.Override != nil {
+		args = append(args, "against", strings.Join(d.Override.Rules, ","), "because", d.Override.Why)
+	}
+	m.log.Info("decided", args...)
+}
+
+func (m *Manager) logRefusal(q Question, d policy.Decision) {
+	m.log.Info("refused", "isolation", q.Driver, "policy", d.Policy, "rules", strings.Join(d.Refusal.Rules, ","), "reason", d.Refusal.Text)
+}
+
+// warningsOfDecision states what the decision asks for and nobody gets.
+func warningsOfDecision(d policy.Decision) []string {
+	var all, missing []string
+	if o := d.Override; o != nil {
+		text := fmt.Sprintf("%s (%s) is weaker than the policy accepts, taken because: %s", o.Driver, d.Boundary, o.Why)
+		if len(o.Rules) > 0 {
+			text += "; against rule " + strings.Join(o.Rules, ", ")
+		}
+		all = append(all, text)
+	}
+	for _, s := range d.Duties {
+		if s.Status == policy.StatusNotYet || s.Status == policy.StatusWaived {
+			missing = append(missing, fmt.Sprintf("%s (%s)", s.Duty, strings.TrimSuffix(s.Text, ".")))
+		}
+	}
+	if len(missing) > 0 {
+		all = append(all, "not enforced: "+strings.Join(missing, ", "))
+	}
+	return all
+}

@@ -115,17 +115,20 @@ func appArmor() bool {
 	return err == nil && strings.Contains("\n"+string(loaded), "\ndocker-default (")
 }
 
-func writeConfig(spec driver.Spec, at string, base uint32) error {
+// writeConfig writes the bundle's specification, and returns where the filter of system calls for it is kept.
+func (d *Driver) writeConfig(spec driver.Spec, t tool, at string, base uint32) (filter string, err error) {
 	s, err := config(spec, at, base)
 	if err != nil {
-		return err
+		return "", err
 	}
+	filter = d.filterPath(t, s.Linux.Seccomp)
+	addFilter(s, filter)
 	data, err := json.Marshal(s)
 	if err != nil {
-		return fmt.Errorf("write container config: %w", err)
+		return "", fmt.Errorf("write container config: %w", err)
 	}
 	if err := os.WriteFile(filepath.Join(ownDir(spec), "config.json"), data, 0o600); err != nil {
-		return fmt.Errorf("write container config: %w", err)
+		return "", fmt.Errorf("write container config: %w", err)
 	}
-	return nil
+	return filter, nil
 }

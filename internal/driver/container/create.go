@@ -64,7 +64,7 @@ func (d *Driver) create(ctx context.Context, spec driver.Spec, t tool, groups *o
 		return nil, fmt.Errorf("use its directory: %w", err)
 	}
 	sb := &sandbox{spec: spec}
-	std, err := d.start(ctx, spec, t, groups.Caps() != 0)
+	std, filter, err := d.start(ctx, spec, t, groups.Caps() != 0)
 	defer std.close()
 	if err != nil {
 		return nil, err
@@ -82,15 +82,20 @@ func (d *Driver) create(ctx context.Context, spec driver.Spec, t tool, groups *o
 	if err := sb.await(ctx); err != nil {
 		return nil, fmt.Errorf("wait for agent: %w: %s", err, tail(std.out))
 	}
+	// The runtime may be done before it has become the agent, which it does under the filter.
+	if filtered, err := isFiltered(sb.rec.PID); err != nil || !filtered {
+		return nil, errors.Join(err, errors.New("the runtime has not limited the system calls of the sandbox"))
+	}
+	d.keepFilter(filter, sb.rec.PID)
 	return sb, nil
 }
 
 // start prepares disk, ids and configuration, and has the runtime start the container.
-func (d *Driver) start(ctx context.Context, spec driver.Spec, t tool, limited bool) (std stdio, err error) {
+func (d *Driver) start(ctx context.Context, spec driver.Spec, t tool, limited bool) (std stdio, filter string, err error) {
 	defer oci.Stir()()
 	at, err := d.stageDir(spec, t.Path)
 	if err != nil {
-		return std, err
+		return std, "", err
 	}
 	var (
 		side    sync.WaitGroup
@@ -106,11 +111,11 @@ func (d *Driver) start(ctx context.Context, spec driver.Spec, t tool, limited bo
 		defer userns.Close()
 	}
 	if err == nil {
-		err = writeConfig(spec, at, base)
+		filter, err = d.writeConfig(spec, t, at, base)
 	}
 	side.Wait()
 	if err = errors.Join(err, diskErr); err != nil {
-		return std, err
+		return std, "", err
 	}
 	err = inOwnMounts(func() (err error) {
 		if std, err = d.stage(spec, at, base, userns); err != nil {
@@ -121,7 +126,7 @@ func (d *Driver) start(ctx context.Context, spec driver.Spec, t tool, limited bo
 		}
 		return d.run(ctx, t, spec, limited, std)
 	})
-	return std, err
+	return std, filter, err
 }
 
 // identity gives a sandbox its ids, and a user namespace with their map.

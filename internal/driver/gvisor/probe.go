@@ -113,7 +113,7 @@ func problem(err error) driver.Problem {
 	}
 	switch {
 	case p.Mend != "":
-	case strings.Contains(p.Text, unix.ENOSPC.Error()): // the maker says it only in words
+	case strings.Contains(p.Text, unix.ENOSPC.Error()): // gVisor says it only in words
 		p.Mend = "free space on the disk of the state directory, or use another one (--state-dir or FIREBREAK_STATE_DIR)"
 	case os.Geteuid() != 0:
 		p.Mend = "run as root, or let ordinary users make user namespaces: " +

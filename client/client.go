@@ -40,6 +40,8 @@ const (
 type Client struct {
 	Sandboxes firebreakv1connect.SandboxServiceClient
 	Templates firebreakv1connect.TemplateServiceClient
+	Policy    firebreakv1connect.PolicyServiceClient
+	Host      firebreakv1connect.HostServiceClient
 
 	base string
 	http connect.HTTPClient
@@ -52,6 +54,8 @@ func New(baseURL string, http connect.HTTPClient) *Client {
 	return &Client{
 		Sandboxes: firebreakv1connect.NewSandboxServiceClient(http, base, options...),
 		Templates: firebreakv1connect.NewTemplateServiceClient(http, base, options...),
+		Policy:    firebreakv1connect.NewPolicyServiceClient(http, base, options...),
+		Host:      firebreakv1connect.NewHostServiceClient(http, base, options...),
 		base:      base,
 		http:      http,
 	}

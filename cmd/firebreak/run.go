@@ -119,7 +119,7 @@ func serve(ctx context.Context, opts cli.ServerOptions) (_ *client.Client, _ fun
 	}
 	closers = append(closers, sandboxes.Close)
 
-	local := rpc.NewLocal(rpc.New(sandboxes, sandboxes, images), opts.Log)
+	local := rpc.NewLocal(rpc.New(sandboxes, sandboxes, images, sandboxes), opts.Log)
 	closers = append(closers, local.Close)
 	return client.New("http://firebreak", local.Client()), closeAll, nil
 }

@@ -73,19 +73,19 @@ func writePolicy(t testing.TB, text string) string {
 	return path
 }
 
-// host is a state directory and a driver on which several managers, as of several processes, can be.
-type host struct {
+// testHost is a state directory and a driver on which several managers, as of several processes, can be.
+type testHost struct {
 	dir  string
 	fake *fake.Driver
 }
 
-func newHost(t testing.TB) *host {
+func newHost(t testing.TB) *testHost {
 	t.Helper()
-	return &host{dir: t.TempDir(), fake: fake.New()}
+	return &testHost{dir: t.TempDir(), fake: fake.New()}
 }
 
 // process opens a manager on the host, with its own store; set changes what it is made of.
-func (h *host) process(t testing.TB, set ...func(*Config)) *Manager {
+func (h *testHost) process(t testing.TB, set ...func(*Config)) *Manager {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	s, err := store.Open(t.Context(), h.dir, log)
@@ -109,7 +109,7 @@ func (h *host) process(t testing.TB, set ...func(*Config)) *Manager {
 }
 
 // holds fails the test unless the driver and the state directory hold just these sandboxes.
-func (h *host) holds(t testing.TB, want ...driver.ID) {
+func (h *testHost) holds(t testing.TB, want ...driver.ID) {
 	t.Helper()
 	ids, err := h.fake.List(context.Background())
 	if err != nil {

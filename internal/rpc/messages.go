@@ -13,17 +13,19 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/store"
 )
 
-func requestOf(msg *firebreakv1.CreateSandboxRequest) manager.Request {
+func requestOf(msg *firebreakv1.CreateSandboxRequest) (manager.Request, error) {
 	l := msg.GetLimits()
+	workload, err := workloadOf(msg.GetWorkload())
 	req := manager.Request{
 		Template: msg.GetTemplate(), Driver: msg.GetDriver(), Envs: msg.GetEnvs(), Timeout: msg.GetTimeout().AsDuration(),
 		Limits:   firebreak.Limits{CPUs: l.GetCpus(), Memory: l.GetMemoryBytes(), Disk: l.GetDiskBytes(), PIDs: l.GetPids()},
 		Detached: msg.GetDetached(), Name: msg.GetName(), Command: msg.GetCommand(),
+		Workload: workload, AcceptWeaker: msg.GetAcceptWeaker(),
 	}
 	for _, m := range msg.GetMounts() {
 		req.Mounts = append(req.Mounts, driver.Mount{Source: m.GetSource(), Target: m.GetTarget(), ReadOnly: m.GetReadOnly()})
 	}
-	return req
+	return req, err
 }
 
 // sandboxMessage tells all of a record but what is the server's own: the agent's token, the owner, the places.

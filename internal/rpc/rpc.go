@@ -45,12 +45,14 @@ type Templates interface {
 const maxMessage = 4 << 20
 
 // New returns the door's handler. Requests with a sandbox's header go into that sandbox, the others are for us.
-func New(sandboxes Sandboxes, guests Guests, templates Templates) http.Handler {
+func New(sandboxes Sandboxes, guests Guests, templates Templates, advisor Advisor) http.Handler {
 	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessage), connect.WithInterceptors(wireErrors{}),
 		connect.WithCompressMinBytes(16 << 10)}
 	mux := http.NewServeMux()
 	mux.Handle(firebreakv1connect.NewSandboxServiceHandler(&sandboxService{sandboxes}, options...))
 	mux.Handle(firebreakv1connect.NewTemplateServiceHandler(&templateService{templates, guests}, options...))
+	mux.Handle(firebreakv1connect.NewPolicyServiceHandler(&policyService{advisor}, options...))
+	mux.Handle(firebreakv1connect.NewHostServiceHandler(&hostService{advisor}, options...))
 	data := newDataPlane(guests)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, ok := r.Header[headerSandbox]; ok {
@@ -64,11 +66,16 @@ func New(sandboxes Sandboxes, guests Guests, templates Templates) http.Handler {
 type sandboxService struct{ sandboxes Sandboxes }
 
 func (s *sandboxService) CreateSandbox(ctx context.Context, req *connect.Request[firebreakv1.CreateSandboxRequest]) (*connect.Response[firebreakv1.CreateSandboxResponse], error) {
-	rec, t, err := s.sandboxes.Create(ctx, requestOf(req.Msg))
+	asked, err := requestOf(req.Msg)
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&firebreakv1.CreateSandboxResponse{Sandbox: sandboxMessage(rec), Timings: timingsMessage(t)}), nil
+	rec, t, err := s.sandboxes.Create(ctx, asked)
+	if err != nil {
+		return nil, err
+	}
+	msg, err := decidedMessage(rec)
+	return connect.NewResponse(&firebreakv1.CreateSandboxResponse{Sandbox: msg, Timings: timingsMessage(t)}), err
 }
 
 func (s *sandboxService) GetSandbox(ctx context.Context, req *connect.Request[firebreakv1.GetSandboxRequest]) (*connect.Response[firebreakv1.GetSandboxResponse], error) {
@@ -76,7 +83,8 @@ func (s *sandboxService) GetSandbox(ctx context.Context, req *connect.Request[fi
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&firebreakv1.GetSandboxResponse{Sandbox: sandboxMessage(rec), Usage: usageMessage(rec.Usage)}), nil
+	msg, err := decidedMessage(rec)
+	return connect.NewResponse(&firebreakv1.GetSandboxResponse{Sandbox: msg, Usage: usageMessage(rec.Usage)}), err
 }
 
 func (s *sandboxService) ListSandboxes(ctx context.Context, _ *connect.Request[firebreakv1.ListSandboxesRequest]) (*connect.Response[firebreakv1.ListSandboxesResponse], error) {

@@ -117,7 +117,7 @@ func newHandler(t *testing.T) (http.Handler, *manager.Manager) {
 			t.Error(err)
 		}
 	})
-	return rpc.New(m, m, ts), m
+	return rpc.New(m, m, ts, m), m
 }
 
 type oneDriver struct{ driver.Driver }

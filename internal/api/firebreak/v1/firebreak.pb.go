@@ -154,22 +154,24 @@ func (x *Mount) GetReadOnly() bool {
 }
 
 type Sandbox struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
-	Template      string                 `protobuf:"bytes,3,opt,name=template,proto3" json:"template,omitempty"`
-	Driver        string                 `protobuf:"bytes,4,opt,name=driver,proto3" json:"driver,omitempty"`
-	Boundary      string                 `protobuf:"bytes,5,opt,name=boundary,proto3" json:"boundary,omitempty"`
-	Name          string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
-	Detached      bool                   `protobuf:"varint,7,opt,name=detached,proto3" json:"detached,omitempty"`
-	Limits        *Limits                `protobuf:"bytes,8,opt,name=limits,proto3" json:"limits,omitempty"`
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	Deadline      *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=deadline,proto3" json:"deadline,omitempty"`
-	EndReason     string                 `protobuf:"bytes,11,opt,name=end_reason,json=endReason,proto3" json:"end_reason,omitempty"`
-	EndDetail     string                 `protobuf:"bytes,12,opt,name=end_detail,json=endDetail,proto3" json:"end_detail,omitempty"`
-	Warnings      []string               `protobuf:"bytes,13,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	Mounts        []*Mount               `protobuf:"bytes,14,rep,name=mounts,proto3" json:"mounts,omitempty"`
-	Command       string                 `protobuf:"bytes,15,opt,name=command,proto3" json:"command,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	State     string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Template  string                 `protobuf:"bytes,3,opt,name=template,proto3" json:"template,omitempty"`
+	Driver    string                 `protobuf:"bytes,4,opt,name=driver,proto3" json:"driver,omitempty"`
+	Boundary  string                 `protobuf:"bytes,5,opt,name=boundary,proto3" json:"boundary,omitempty"`
+	Name      string                 `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
+	Detached  bool                   `protobuf:"varint,7,opt,name=detached,proto3" json:"detached,omitempty"`
+	Limits    *Limits                `protobuf:"bytes,8,opt,name=limits,proto3" json:"limits,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Deadline  *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	EndReason string                 `protobuf:"bytes,11,opt,name=end_reason,json=endReason,proto3" json:"end_reason,omitempty"`
+	EndDetail string                 `protobuf:"bytes,12,opt,name=end_detail,json=endDetail,proto3" json:"end_detail,omitempty"`
+	Warnings  []string               `protobuf:"bytes,13,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Mounts    []*Mount               `protobuf:"bytes,14,rep,name=mounts,proto3" json:"mounts,omitempty"`
+	Command   string                 `protobuf:"bytes,15,opt,name=command,proto3" json:"command,omitempty"`
+	// Why this driver. Not in lists.
+	Decision      *Decision `protobuf:"bytes,16,opt,name=decision,proto3" json:"decision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -309,6 +311,316 @@ func (x *Sandbox) GetCommand() string {
 	return ""
 }
 
+func (x *Sandbox) GetDecision() *Decision {
+	if x != nil {
+		return x.Decision
+	}
+	return nil
+}
+
+// Workload is what a caller says about the code. What is not set is taken to be the careful word, and the decision says so.
+type Workload struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`   // none, trusted, model, untrusted
+	Tenancy       string                 `protobuf:"bytes,2,opt,name=tenancy,proto3" json:"tenancy,omitempty"` // single, multi
+	Data          string                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`       // public, internal, regulated, finance, health, personal
+	Gpu           bool                   `protobuf:"varint,4,opt,name=gpu,proto3" json:"gpu,omitempty"`
+	Plugin        bool                   `protobuf:"varint,5,opt,name=plugin,proto3" json:"plugin,omitempty"`                             // a module that can do only what it is handed
+	Needs         []string               `protobuf:"bytes,6,rep,name=needs,proto3" json:"needs,omitempty"`                                // linux, network, file-io, syscalls, compute
+	StartWithin   *durationpb.Duration   `protobuf:"bytes,7,opt,name=start_within,json=startWithin,proto3" json:"start_within,omitempty"` // zero: no bound
+	Audit         bool                   `protobuf:"varint,8,opt,name=audit,proto3" json:"audit,omitempty"`
+	Orchestrator  string                 `protobuf:"bytes,9,opt,name=orchestrator,proto3" json:"orchestrator,omitempty"` // none, kubernetes
+	Place         string                 `protobuf:"bytes,10,opt,name=place,proto3" json:"place,omitempty"`              // server, browser
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Workload) Reset() {
+	*x = Workload{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Workload) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Workload) ProtoMessage() {}
+
+func (x *Workload) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Workload.ProtoReflect.Descriptor instead.
+func (*Workload) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Workload) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *Workload) GetTenancy() string {
+	if x != nil {
+		return x.Tenancy
+	}
+	return ""
+}
+
+func (x *Workload) GetData() string {
+	if x != nil {
+		return x.Data
+	}
+	return ""
+}
+
+func (x *Workload) GetGpu() bool {
+	if x != nil {
+		return x.Gpu
+	}
+	return false
+}
+
+func (x *Workload) GetPlugin() bool {
+	if x != nil {
+		return x.Plugin
+	}
+	return false
+}
+
+func (x *Workload) GetNeeds() []string {
+	if x != nil {
+		return x.Needs
+	}
+	return nil
+}
+
+func (x *Workload) GetStartWithin() *durationpb.Duration {
+	if x != nil {
+		return x.StartWithin
+	}
+	return nil
+}
+
+func (x *Workload) GetAudit() bool {
+	if x != nil {
+		return x.Audit
+	}
+	return false
+}
+
+func (x *Workload) GetOrchestrator() string {
+	if x != nil {
+		return x.Orchestrator
+	}
+	return ""
+}
+
+func (x *Workload) GetPlace() string {
+	if x != nil {
+		return x.Place
+	}
+	return ""
+}
+
+// Decision is what a workload must run behind on the server's host, and why.
+type Decision struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policy        string                 `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`     // its name and the version of its text
+	Workload      *Workload              `protobuf:"bytes,2,opt,name=workload,proto3" json:"workload,omitempty"` // with the assumptions in it
+	Defaults      []*Decision_Assumption `protobuf:"bytes,3,rep,name=defaults,proto3" json:"defaults,omitempty"`
+	Driver        string                 `protobuf:"bytes,4,opt,name=driver,proto3" json:"driver,omitempty"` // the chosen one; empty if refused
+	Boundary      string                 `protobuf:"bytes,5,opt,name=boundary,proto3" json:"boundary,omitempty"`
+	Override      *Decision_Override     `protobuf:"bytes,6,opt,name=override,proto3" json:"override,omitempty"`
+	Refusal       *Decision_Refusal      `protobuf:"bytes,7,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	Boundaries    []string               `protobuf:"bytes,8,rep,name=boundaries,proto3" json:"boundaries,omitempty"` // acceptable, in order of preference
+	Drivers       []string               `protobuf:"bytes,9,rep,name=drivers,proto3" json:"drivers,omitempty"`       // acceptable, in order of preference, here or not
+	Others        []*Decision_Other      `protobuf:"bytes,10,rep,name=others,proto3" json:"others,omitempty"`
+	Duties        []*Decision_Duty       `protobuf:"bytes,11,rep,name=duties,proto3" json:"duties,omitempty"`
+	Trace         []*Decision_Step       `protobuf:"bytes,12,rep,name=trace,proto3" json:"trace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Decision) Reset() {
+	*x = Decision{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Decision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Decision) ProtoMessage() {}
+
+func (x *Decision) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Decision.ProtoReflect.Descriptor instead.
+func (*Decision) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Decision) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *Decision) GetWorkload() *Workload {
+	if x != nil {
+		return x.Workload
+	}
+	return nil
+}
+
+func (x *Decision) GetDefaults() []*Decision_Assumption {
+	if x != nil {
+		return x.Defaults
+	}
+	return nil
+}
+
+func (x *Decision) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *Decision) GetBoundary() string {
+	if x != nil {
+		return x.Boundary
+	}
+	return ""
+}
+
+func (x *Decision) GetOverride() *Decision_Override {
+	if x != nil {
+		return x.Override
+	}
+	return nil
+}
+
+func (x *Decision) GetRefusal() *Decision_Refusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return nil
+}
+
+func (x *Decision) GetBoundaries() []string {
+	if x != nil {
+		return x.Boundaries
+	}
+	return nil
+}
+
+func (x *Decision) GetDrivers() []string {
+	if x != nil {
+		return x.Drivers
+	}
+	return nil
+}
+
+func (x *Decision) GetOthers() []*Decision_Other {
+	if x != nil {
+		return x.Others
+	}
+	return nil
+}
+
+func (x *Decision) GetDuties() []*Decision_Duty {
+	if x != nil {
+		return x.Duties
+	}
+	return nil
+}
+
+func (x *Decision) GetTrace() []*Decision_Step {
+	if x != nil {
+		return x.Trace
+	}
+	return nil
+}
+
+// Problem is something a host lacks, and how to mend it.
+type Problem struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	Mend          string                 `protobuf:"bytes,2,opt,name=mend,proto3" json:"mend,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Problem) Reset() {
+	*x = Problem{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Problem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Problem) ProtoMessage() {}
+
+func (x *Problem) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Problem.ProtoReflect.Descriptor instead.
+func (*Problem) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Problem) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Problem) GetMend() string {
+	if x != nil {
+		return x.Mend
+	}
+	return ""
+}
+
 // Usage is what a sandbox has taken so far.
 type Usage struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
@@ -324,7 +636,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[3]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -336,7 +648,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[3]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -349,7 +661,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{3}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Usage) GetCpu() *durationpb.Duration {
@@ -406,7 +718,7 @@ type Timings struct {
 
 func (x *Timings) Reset() {
 	*x = Timings{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[4]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -418,7 +730,7 @@ func (x *Timings) String() string {
 func (*Timings) ProtoMessage() {}
 
 func (x *Timings) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[4]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -431,7 +743,7 @@ func (x *Timings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timings.ProtoReflect.Descriptor instead.
 func (*Timings) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{4}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Timings) GetImage() *durationpb.Duration {
@@ -458,7 +770,7 @@ func (x *Timings) GetAgent() *durationpb.Duration {
 type CreateSandboxRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Template string                 `protobuf:"bytes,1,opt,name=template,proto3" json:"template,omitempty"` // empty: host
-	Driver   string                 `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`     // empty: the default of the server
+	Driver   string                 `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`     // empty: the server's policy chooses
 	Limits   *Limits                `protobuf:"bytes,3,opt,name=limits,proto3" json:"limits,omitempty"`
 	Mounts   []*Mount               `protobuf:"bytes,4,rep,name=mounts,proto3" json:"mounts,omitempty"`
 	Envs     map[string]string      `protobuf:"bytes,5,rep,name=envs,proto3" json:"envs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -467,14 +779,17 @@ type CreateSandboxRequest struct {
 	Detached bool   `protobuf:"varint,7,opt,name=detached,proto3" json:"detached,omitempty"`
 	Name     string `protobuf:"bytes,8,opt,name=name,proto3" json:"name,omitempty"`
 	// What it is for, shown by ls.
-	Command       string `protobuf:"bytes,9,opt,name=command,proto3" json:"command,omitempty"`
+	Command  string    `protobuf:"bytes,9,opt,name=command,proto3" json:"command,omitempty"`
+	Workload *Workload `protobuf:"bytes,10,opt,name=workload,proto3" json:"workload,omitempty"`
+	// Why driver may be weaker than the policy accepts.
+	AcceptWeaker  string `protobuf:"bytes,11,opt,name=accept_weaker,json=acceptWeaker,proto3" json:"accept_weaker,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateSandboxRequest) Reset() {
 	*x = CreateSandboxRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[5]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +801,7 @@ func (x *CreateSandboxRequest) String() string {
 func (*CreateSandboxRequest) ProtoMessage() {}
 
 func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[5]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +814,7 @@ func (x *CreateSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxRequest.ProtoReflect.Descriptor instead.
 func (*CreateSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{5}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateSandboxRequest) GetTemplate() string {
@@ -565,6 +880,20 @@ func (x *CreateSandboxRequest) GetCommand() string {
 	return ""
 }
 
+func (x *CreateSandboxRequest) GetWorkload() *Workload {
+	if x != nil {
+		return x.Workload
+	}
+	return nil
+}
+
+func (x *CreateSandboxRequest) GetAcceptWeaker() string {
+	if x != nil {
+		return x.AcceptWeaker
+	}
+	return ""
+}
+
 type CreateSandboxResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sandbox       *Sandbox               `protobuf:"bytes,1,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
@@ -575,7 +904,7 @@ type CreateSandboxResponse struct {
 
 func (x *CreateSandboxResponse) Reset() {
 	*x = CreateSandboxResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[6]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -587,7 +916,7 @@ func (x *CreateSandboxResponse) String() string {
 func (*CreateSandboxResponse) ProtoMessage() {}
 
 func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[6]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,7 +929,7 @@ func (x *CreateSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSandboxResponse.ProtoReflect.Descriptor instead.
 func (*CreateSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{6}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateSandboxResponse) GetSandbox() *Sandbox {
@@ -626,7 +955,7 @@ type GetSandboxRequest struct {
 
 func (x *GetSandboxRequest) Reset() {
 	*x = GetSandboxRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[7]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +967,7 @@ func (x *GetSandboxRequest) String() string {
 func (*GetSandboxRequest) ProtoMessage() {}
 
 func (x *GetSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[7]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +980,7 @@ func (x *GetSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSandboxRequest.ProtoReflect.Descriptor instead.
 func (*GetSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{7}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetSandboxRequest) GetId() string {
@@ -671,7 +1000,7 @@ type GetSandboxResponse struct {
 
 func (x *GetSandboxResponse) Reset() {
 	*x = GetSandboxResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[8]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -683,7 +1012,7 @@ func (x *GetSandboxResponse) String() string {
 func (*GetSandboxResponse) ProtoMessage() {}
 
 func (x *GetSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[8]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +1025,7 @@ func (x *GetSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSandboxResponse.ProtoReflect.Descriptor instead.
 func (*GetSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{8}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetSandboxResponse) GetSandbox() *Sandbox {
@@ -721,7 +1050,7 @@ type ListSandboxesRequest struct {
 
 func (x *ListSandboxesRequest) Reset() {
 	*x = ListSandboxesRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[9]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -733,7 +1062,7 @@ func (x *ListSandboxesRequest) String() string {
 func (*ListSandboxesRequest) ProtoMessage() {}
 
 func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[9]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -746,7 +1075,7 @@ func (x *ListSandboxesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesRequest.ProtoReflect.Descriptor instead.
 func (*ListSandboxesRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{9}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{12}
 }
 
 type ListSandboxesResponse struct {
@@ -758,7 +1087,7 @@ type ListSandboxesResponse struct {
 
 func (x *ListSandboxesResponse) Reset() {
 	*x = ListSandboxesResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[10]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +1099,7 @@ func (x *ListSandboxesResponse) String() string {
 func (*ListSandboxesResponse) ProtoMessage() {}
 
 func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[10]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +1112,7 @@ func (x *ListSandboxesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSandboxesResponse.ProtoReflect.Descriptor instead.
 func (*ListSandboxesResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{10}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListSandboxesResponse) GetSandboxes() []*Sandbox {
@@ -802,7 +1131,7 @@ type WaitSandboxRequest struct {
 
 func (x *WaitSandboxRequest) Reset() {
 	*x = WaitSandboxRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[11]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +1143,7 @@ func (x *WaitSandboxRequest) String() string {
 func (*WaitSandboxRequest) ProtoMessage() {}
 
 func (x *WaitSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[11]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +1156,7 @@ func (x *WaitSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitSandboxRequest.ProtoReflect.Descriptor instead.
 func (*WaitSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{11}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WaitSandboxRequest) GetId() string {
@@ -846,7 +1175,7 @@ type WaitSandboxResponse struct {
 
 func (x *WaitSandboxResponse) Reset() {
 	*x = WaitSandboxResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[12]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -858,7 +1187,7 @@ func (x *WaitSandboxResponse) String() string {
 func (*WaitSandboxResponse) ProtoMessage() {}
 
 func (x *WaitSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[12]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -871,7 +1200,7 @@ func (x *WaitSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitSandboxResponse.ProtoReflect.Descriptor instead.
 func (*WaitSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{12}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WaitSandboxResponse) GetSandbox() *Sandbox {
@@ -890,7 +1219,7 @@ type DeleteSandboxRequest struct {
 
 func (x *DeleteSandboxRequest) Reset() {
 	*x = DeleteSandboxRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[13]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +1231,7 @@ func (x *DeleteSandboxRequest) String() string {
 func (*DeleteSandboxRequest) ProtoMessage() {}
 
 func (x *DeleteSandboxRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[13]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +1244,7 @@ func (x *DeleteSandboxRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSandboxRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSandboxRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{13}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteSandboxRequest) GetId() string {
@@ -936,7 +1265,7 @@ type DeleteSandboxResponse struct {
 
 func (x *DeleteSandboxResponse) Reset() {
 	*x = DeleteSandboxResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[14]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -948,7 +1277,7 @@ func (x *DeleteSandboxResponse) String() string {
 func (*DeleteSandboxResponse) ProtoMessage() {}
 
 func (x *DeleteSandboxResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[14]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -961,7 +1290,7 @@ func (x *DeleteSandboxResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSandboxResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSandboxResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{14}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteSandboxResponse) GetSandbox() *Sandbox {
@@ -996,7 +1325,7 @@ type Template struct {
 
 func (x *Template) Reset() {
 	*x = Template{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[15]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1337,7 @@ func (x *Template) String() string {
 func (*Template) ProtoMessage() {}
 
 func (x *Template) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[15]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1350,7 @@ func (x *Template) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Template.ProtoReflect.Descriptor instead.
 func (*Template) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{15}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Template) GetName() string {
@@ -1113,7 +1442,7 @@ type MakeTemplateRequest struct {
 
 func (x *MakeTemplateRequest) Reset() {
 	*x = MakeTemplateRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[16]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1454,7 @@ func (x *MakeTemplateRequest) String() string {
 func (*MakeTemplateRequest) ProtoMessage() {}
 
 func (x *MakeTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[16]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1467,7 @@ func (x *MakeTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeTemplateRequest.ProtoReflect.Descriptor instead.
 func (*MakeTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{16}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MakeTemplateRequest) GetName() string {
@@ -1222,7 +1551,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[17]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +1563,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[17]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +1576,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{17}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Progress) GetStep() string {
@@ -1284,7 +1613,7 @@ type MakeTemplateResponse struct {
 
 func (x *MakeTemplateResponse) Reset() {
 	*x = MakeTemplateResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[18]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1625,7 @@ func (x *MakeTemplateResponse) String() string {
 func (*MakeTemplateResponse) ProtoMessage() {}
 
 func (x *MakeTemplateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[18]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1638,7 @@ func (x *MakeTemplateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeTemplateResponse.ProtoReflect.Descriptor instead.
 func (*MakeTemplateResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{18}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MakeTemplateResponse) GetEvent() isMakeTemplateResponse_Event {
@@ -1362,7 +1691,7 @@ type GetTemplateRequest struct {
 
 func (x *GetTemplateRequest) Reset() {
 	*x = GetTemplateRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[19]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1703,7 @@ func (x *GetTemplateRequest) String() string {
 func (*GetTemplateRequest) ProtoMessage() {}
 
 func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[19]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1716,7 @@ func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTemplateRequest.ProtoReflect.Descriptor instead.
 func (*GetTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{19}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetTemplateRequest) GetName() string {
@@ -1406,7 +1735,7 @@ type GetTemplateResponse struct {
 
 func (x *GetTemplateResponse) Reset() {
 	*x = GetTemplateResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[20]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1747,7 @@ func (x *GetTemplateResponse) String() string {
 func (*GetTemplateResponse) ProtoMessage() {}
 
 func (x *GetTemplateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[20]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1760,7 @@ func (x *GetTemplateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTemplateResponse.ProtoReflect.Descriptor instead.
 func (*GetTemplateResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{20}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetTemplateResponse) GetTemplate() *Template {
@@ -1449,7 +1778,7 @@ type ListTemplatesRequest struct {
 
 func (x *ListTemplatesRequest) Reset() {
 	*x = ListTemplatesRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[21]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1790,7 @@ func (x *ListTemplatesRequest) String() string {
 func (*ListTemplatesRequest) ProtoMessage() {}
 
 func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[21]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1803,7 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{21}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{24}
 }
 
 type ListTemplatesResponse struct {
@@ -1486,7 +1815,7 @@ type ListTemplatesResponse struct {
 
 func (x *ListTemplatesResponse) Reset() {
 	*x = ListTemplatesResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[22]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1827,7 @@ func (x *ListTemplatesResponse) String() string {
 func (*ListTemplatesResponse) ProtoMessage() {}
 
 func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[22]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1840,7 @@ func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*ListTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{22}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListTemplatesResponse) GetTemplates() []*Template {
@@ -1530,7 +1859,7 @@ type DeleteTemplateRequest struct {
 
 func (x *DeleteTemplateRequest) Reset() {
 	*x = DeleteTemplateRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[23]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1542,7 +1871,7 @@ func (x *DeleteTemplateRequest) String() string {
 func (*DeleteTemplateRequest) ProtoMessage() {}
 
 func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[23]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1555,7 +1884,7 @@ func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTemplateRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{23}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeleteTemplateRequest) GetName() string {
@@ -1573,7 +1902,7 @@ type DeleteTemplateResponse struct {
 
 func (x *DeleteTemplateResponse) Reset() {
 	*x = DeleteTemplateResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[24]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1585,7 +1914,7 @@ func (x *DeleteTemplateResponse) String() string {
 func (*DeleteTemplateResponse) ProtoMessage() {}
 
 func (x *DeleteTemplateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[24]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1598,7 +1927,7 @@ func (x *DeleteTemplateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTemplateResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTemplateResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{24}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{27}
 }
 
 type CollectGarbageRequest struct {
@@ -1609,7 +1938,7 @@ type CollectGarbageRequest struct {
 
 func (x *CollectGarbageRequest) Reset() {
 	*x = CollectGarbageRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[25]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +1950,7 @@ func (x *CollectGarbageRequest) String() string {
 func (*CollectGarbageRequest) ProtoMessage() {}
 
 func (x *CollectGarbageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[25]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +1963,7 @@ func (x *CollectGarbageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectGarbageRequest.ProtoReflect.Descriptor instead.
 func (*CollectGarbageRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{25}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{28}
 }
 
 type CollectGarbageResponse struct {
@@ -1647,7 +1976,7 @@ type CollectGarbageResponse struct {
 
 func (x *CollectGarbageResponse) Reset() {
 	*x = CollectGarbageResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[26]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1988,7 @@ func (x *CollectGarbageResponse) String() string {
 func (*CollectGarbageResponse) ProtoMessage() {}
 
 func (x *CollectGarbageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[26]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +2001,7 @@ func (x *CollectGarbageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectGarbageResponse.ProtoReflect.Descriptor instead.
 func (*CollectGarbageResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{26}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CollectGarbageResponse) GetFreedBytes() int64 {
@@ -1689,6 +2018,1382 @@ func (x *CollectGarbageResponse) GetRemoved() int32 {
 	return 0
 }
 
+type AdviseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Workload      *Workload              `protobuf:"bytes,1,opt,name=workload,proto3" json:"workload,omitempty"`
+	Driver        string                 `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"` // as in CreateSandboxRequest
+	AcceptWeaker  string                 `protobuf:"bytes,3,opt,name=accept_weaker,json=acceptWeaker,proto3" json:"accept_weaker,omitempty"`
+	TimeLimit     *durationpb.Duration   `protobuf:"bytes,4,opt,name=time_limit,json=timeLimit,proto3" json:"time_limit,omitempty"` // zero: none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdviseRequest) Reset() {
+	*x = AdviseRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdviseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdviseRequest) ProtoMessage() {}
+
+func (x *AdviseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdviseRequest.ProtoReflect.Descriptor instead.
+func (*AdviseRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *AdviseRequest) GetWorkload() *Workload {
+	if x != nil {
+		return x.Workload
+	}
+	return nil
+}
+
+func (x *AdviseRequest) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *AdviseRequest) GetAcceptWeaker() string {
+	if x != nil {
+		return x.AcceptWeaker
+	}
+	return ""
+}
+
+func (x *AdviseRequest) GetTimeLimit() *durationpb.Duration {
+	if x != nil {
+		return x.TimeLimit
+	}
+	return nil
+}
+
+type AdviseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Decision      *Decision              `protobuf:"bytes,1,opt,name=decision,proto3" json:"decision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdviseResponse) Reset() {
+	*x = AdviseResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdviseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdviseResponse) ProtoMessage() {}
+
+func (x *AdviseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdviseResponse.ProtoReflect.Descriptor instead.
+func (*AdviseResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *AdviseResponse) GetDecision() *Decision {
+	if x != nil {
+		return x.Decision
+	}
+	return nil
+}
+
+type GetPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyRequest) Reset() {
+	*x = GetPolicyRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyRequest) ProtoMessage() {}
+
+func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{32}
+}
+
+type GetPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"` // of the exact text, as in Decision.policy
+	Yaml          string                 `protobuf:"bytes,3,opt,name=yaml,proto3" json:"yaml,omitempty"`
+	Rules         []*Rule                `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"` // those of the text, and of the policy that it extends
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyResponse) Reset() {
+	*x = GetPolicyResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyResponse) ProtoMessage() {}
+
+func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
+func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *GetPolicyResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetPolicyResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *GetPolicyResponse) GetYaml() string {
+	if x != nil {
+		return x.Yaml
+	}
+	return ""
+}
+
+func (x *GetPolicyResponse) GetRules() []*Rule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+type Rule struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Number        int32                  `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"` // its place among the numbered rules; 0 for the others
+	Asks          string                 `protobuf:"bytes,3,opt,name=asks,proto3" json:"asks,omitempty"`
+	When          string                 `protobuf:"bytes,4,opt,name=when,proto3" json:"when,omitempty"`
+	Boundaries    []string               `protobuf:"bytes,5,rep,name=boundaries,proto3" json:"boundaries,omitempty"` // empty: it asks for none
+	Require       string                 `protobuf:"bytes,6,opt,name=require,proto3" json:"require,omitempty"`
+	Prefer        string                 `protobuf:"bytes,7,opt,name=prefer,proto3" json:"prefer,omitempty"`
+	Duties        []string               `protobuf:"bytes,8,rep,name=duties,proto3" json:"duties,omitempty"`
+	Reason        string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	Corrects      string                 `protobuf:"bytes,10,opt,name=corrects,proto3" json:"corrects,omitempty"`
+	Source        string                 `protobuf:"bytes,11,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rule) Reset() {
+	*x = Rule{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rule) ProtoMessage() {}
+
+func (x *Rule) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rule.ProtoReflect.Descriptor instead.
+func (*Rule) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Rule) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Rule) GetNumber() int32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Rule) GetAsks() string {
+	if x != nil {
+		return x.Asks
+	}
+	return ""
+}
+
+func (x *Rule) GetWhen() string {
+	if x != nil {
+		return x.When
+	}
+	return ""
+}
+
+func (x *Rule) GetBoundaries() []string {
+	if x != nil {
+		return x.Boundaries
+	}
+	return nil
+}
+
+func (x *Rule) GetRequire() string {
+	if x != nil {
+		return x.Require
+	}
+	return ""
+}
+
+func (x *Rule) GetPrefer() string {
+	if x != nil {
+		return x.Prefer
+	}
+	return ""
+}
+
+func (x *Rule) GetDuties() []string {
+	if x != nil {
+		return x.Duties
+	}
+	return nil
+}
+
+func (x *Rule) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Rule) GetCorrects() string {
+	if x != nil {
+		return x.Corrects
+	}
+	return ""
+}
+
+func (x *Rule) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+type DoctorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Try everything anew, whatever is known from this boot.
+	Fresh         bool `protobuf:"varint,1,opt,name=fresh,proto3" json:"fresh,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorRequest) Reset() {
+	*x = DoctorRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorRequest) ProtoMessage() {}
+
+func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
+func (*DoctorRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *DoctorRequest) GetFresh() bool {
+	if x != nil {
+		return x.Fresh
+	}
+	return false
+}
+
+type DoctorResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*DoctorResponse_Progress
+	//	*DoctorResponse_Report
+	Event         isDoctorResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorResponse) Reset() {
+	*x = DoctorResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorResponse) ProtoMessage() {}
+
+func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
+func (*DoctorResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *DoctorResponse) GetEvent() isDoctorResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *DoctorResponse) GetProgress() *Progress {
+	if x != nil {
+		if x, ok := x.Event.(*DoctorResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *DoctorResponse) GetReport() *Report {
+	if x != nil {
+		if x, ok := x.Event.(*DoctorResponse_Report); ok {
+			return x.Report
+		}
+	}
+	return nil
+}
+
+type isDoctorResponse_Event interface {
+	isDoctorResponse_Event()
+}
+
+type DoctorResponse_Progress struct {
+	Progress *Progress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type DoctorResponse_Report struct {
+	Report *Report `protobuf:"bytes,2,opt,name=report,proto3,oneof"`
+}
+
+func (*DoctorResponse_Progress) isDoctorResponse_Event() {}
+
+func (*DoctorResponse_Report) isDoctorResponse_Event() {}
+
+// Report is what a host can do.
+type Report struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Drivers       []*DriverReport        `protobuf:"bytes,1,rep,name=drivers,proto3" json:"drivers,omitempty"`
+	Host          *Host                  `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	Cases         []*CommonCase          `protobuf:"bytes,3,rep,name=cases,proto3" json:"cases,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Report) Reset() {
+	*x = Report{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Report) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Report) ProtoMessage() {}
+
+func (x *Report) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Report.ProtoReflect.Descriptor instead.
+func (*Report) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Report) GetDrivers() []*DriverReport {
+	if x != nil {
+		return x.Drivers
+	}
+	return nil
+}
+
+func (x *Report) GetHost() *Host {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+func (x *Report) GetCases() []*CommonCase {
+	if x != nil {
+		return x.Cases
+	}
+	return nil
+}
+
+type DriverReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Boundary      string                 `protobuf:"bytes,3,opt,name=boundary,proto3" json:"boundary,omitempty"`
+	Healthy       bool                   `protobuf:"varint,4,opt,name=healthy,proto3" json:"healthy,omitempty"`
+	Problems      []*Problem             `protobuf:"bytes,5,rep,name=problems,proto3" json:"problems,omitempty"` // what keeps it from working here
+	Warnings      []*Problem             `protobuf:"bytes,6,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Abilities     []string               `protobuf:"bytes,7,rep,name=abilities,proto3" json:"abilities,omitempty"`
+	TriedAt       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=tried_at,json=triedAt,proto3" json:"tried_at,omitempty"`
+	Took          *durationpb.Duration   `protobuf:"bytes,9,opt,name=took,proto3" json:"took,omitempty"`
+	Cached        bool                   `protobuf:"varint,10,opt,name=cached,proto3" json:"cached,omitempty"` // it was tried earlier, not for this report
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DriverReport) Reset() {
+	*x = DriverReport{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DriverReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DriverReport) ProtoMessage() {}
+
+func (x *DriverReport) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DriverReport.ProtoReflect.Descriptor instead.
+func (*DriverReport) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *DriverReport) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DriverReport) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *DriverReport) GetBoundary() string {
+	if x != nil {
+		return x.Boundary
+	}
+	return ""
+}
+
+func (x *DriverReport) GetHealthy() bool {
+	if x != nil {
+		return x.Healthy
+	}
+	return false
+}
+
+func (x *DriverReport) GetProblems() []*Problem {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *DriverReport) GetWarnings() []*Problem {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *DriverReport) GetAbilities() []string {
+	if x != nil {
+		return x.Abilities
+	}
+	return nil
+}
+
+func (x *DriverReport) GetTriedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.TriedAt
+	}
+	return nil
+}
+
+func (x *DriverReport) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
+func (x *DriverReport) GetCached() bool {
+	if x != nil {
+		return x.Cached
+	}
+	return false
+}
+
+type Host struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Kernel          string                 `protobuf:"bytes,1,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	Arch            string                 `protobuf:"bytes,2,opt,name=arch,proto3" json:"arch,omitempty"`
+	Cpus            int32                  `protobuf:"varint,3,opt,name=cpus,proto3" json:"cpus,omitempty"`
+	MemoryBytes     int64                  `protobuf:"varint,4,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	MemoryFreeBytes int64                  `protobuf:"varint,5,opt,name=memory_free_bytes,json=memoryFreeBytes,proto3" json:"memory_free_bytes,omitempty"`
+	Cgroups         string                 `protobuf:"bytes,6,opt,name=cgroups,proto3" json:"cgroups,omitempty"` // v1, v2, hybrid, none
+	UserNamespaces  bool                   `protobuf:"varint,7,opt,name=user_namespaces,json=userNamespaces,proto3" json:"user_namespaces,omitempty"`
+	Lsms            []string               `protobuf:"bytes,8,rep,name=lsms,proto3" json:"lsms,omitempty"`
+	Gpus            []string               `protobuf:"bytes,9,rep,name=gpus,proto3" json:"gpus,omitempty"`
+	StateDisk       *Host_Disk             `protobuf:"bytes,10,opt,name=state_disk,json=stateDisk,proto3" json:"state_disk,omitempty"`
+	Kvm             *Host_KVM              `protobuf:"bytes,11,opt,name=kvm,proto3" json:"kvm,omitempty"`
+	Problems        []*Problem             `protobuf:"bytes,12,rep,name=problems,proto3" json:"problems,omitempty"` // what could not be found out
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Host) Reset() {
+	*x = Host{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Host) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Host) ProtoMessage() {}
+
+func (x *Host) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Host.ProtoReflect.Descriptor instead.
+func (*Host) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Host) GetKernel() string {
+	if x != nil {
+		return x.Kernel
+	}
+	return ""
+}
+
+func (x *Host) GetArch() string {
+	if x != nil {
+		return x.Arch
+	}
+	return ""
+}
+
+func (x *Host) GetCpus() int32 {
+	if x != nil {
+		return x.Cpus
+	}
+	return 0
+}
+
+func (x *Host) GetMemoryBytes() int64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Host) GetMemoryFreeBytes() int64 {
+	if x != nil {
+		return x.MemoryFreeBytes
+	}
+	return 0
+}
+
+func (x *Host) GetCgroups() string {
+	if x != nil {
+		return x.Cgroups
+	}
+	return ""
+}
+
+func (x *Host) GetUserNamespaces() bool {
+	if x != nil {
+		return x.UserNamespaces
+	}
+	return false
+}
+
+func (x *Host) GetLsms() []string {
+	if x != nil {
+		return x.Lsms
+	}
+	return nil
+}
+
+func (x *Host) GetGpus() []string {
+	if x != nil {
+		return x.Gpus
+	}
+	return nil
+}
+
+func (x *Host) GetStateDisk() *Host_Disk {
+	if x != nil {
+		return x.StateDisk
+	}
+	return nil
+}
+
+func (x *Host) GetKvm() *Host_KVM {
+	if x != nil {
+		return x.Kvm
+	}
+	return nil
+}
+
+func (x *Host) GetProblems() []*Problem {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+// CommonCase is a workload that most callers have, and what the built-in policy says to it on this host.
+type CommonCase struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Decision      *Decision              `protobuf:"bytes,2,opt,name=decision,proto3" json:"decision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommonCase) Reset() {
+	*x = CommonCase{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommonCase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommonCase) ProtoMessage() {}
+
+func (x *CommonCase) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommonCase.ProtoReflect.Descriptor instead.
+func (*CommonCase) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *CommonCase) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CommonCase) GetDecision() *Decision {
+	if x != nil {
+		return x.Decision
+	}
+	return nil
+}
+
+// A fact that the caller did not set.
+type Decision_Assumption struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fact          string                 `protobuf:"bytes,1,opt,name=fact,proto3" json:"fact,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Decision_Assumption) Reset() {
+	*x = Decision_Assumption{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Decision_Assumption) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Decision_Assumption) ProtoMessage() {}
+
+func (x *Decision_Assumption) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Decision_Assumption.ProtoReflect.Descriptor instead.
+func (*Decision_Assumption) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{4, 0}
+}
+
+func (x *Decision_Assumption) GetFact() string {
+	if x != nil {
+		return x.Fact
+	}
+	return ""
+}
+
+func (x *Decision_Assumption) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *Decision_Assumption) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Somebody takes the responsibility for a driver that the policy does not accept.
+type Decision_Override struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Driver        string                 `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"`
+	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	Rules         []string               `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Decision_Override) Reset() {
+	*x = Decision_Override{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Decision_Override) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Decision_Override) ProtoMessage() {}
+
+func (x *Decision_Override) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Decision_Override.ProtoReflect.Descriptor instead.
+func (*Decision_Override) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{4, 1}
+}
+
+func (x *Decision_Override) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *Decision_Override) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Decision_Override) GetRules() []string {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+type Decision_Refusal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	Mend          string                 `protobuf:"bytes,2,opt,name=mend,proto3" json:"mend,omitempty"`
+	Rules         []string               `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`
+	Kind          string                 `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"` // of the error that CreateSandbox would return
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Decision_Refusal) Reset() {
+	*x = Decision_Refusal{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Decision_Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Decision_Refusal) ProtoMessage() {}
+
+func (x *Decision_Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Decision_Refusal.ProtoReflect.Descriptor instead.
+func (*Decision_Refusal) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{4, 2}
+}
+
+func (x *Decision_Refusal) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Decision_Refusal) GetMend() string {
+	if x != nil {
+		return x.Mend
+	}
+	return ""
+}
+
+func (x *Decision_Refusal) GetRules() []string {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Decision_Refusal) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+// A technology that was not chosen.
+type Decision_Other struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Driver        string                 `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"`
+	Boundary      string                 `protobuf:"bytes,2,opt,name=boundary,proto3" json:"boundary,omitempty"`
+	Rules         []string               `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`     // those that do not accept it
+	Problem       *Problem               `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"` // what keeps it from working here
+	Text          string                 `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Decision_Other) Reset() {
+	*x = Decision_Other{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Decision_Other) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Decision_Other) ProtoMessage() {}
+
+func (x *Decision_Other) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Decision_Other.ProtoReflect.Descriptor instead.
+func (*Decision_Other) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{4, 3}
+}
+
+func (x *Decision_Other) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *Decision_Other) GetBoundary() string {
+	if x != nil {
+		return x.Boundary
+	}
+	return ""
+}
+
+func (x *Decision_Other) GetRules() []string {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Decision_Other) GetProblem() *Problem {
+	if x != nil {
+		return x.Problem
+	}
+	return nil
+}
+
+func (x *Decision_Other) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type Decision_Duty struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Duty          string                 `protobuf:"bytes,1,opt,name=duty,proto3" json:"duty,omitempty"`
+	Status        string                 `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"` // enforced, refused, not-enforced-yet, waived
+	Text          string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	Rules         []string               `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"` // those that ask for it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Decision_Duty) Reset() {
+	*x = Decision_Duty{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Decision_Duty) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Decision_Duty) ProtoMessage() {}
+
+func (x *Decision_Duty) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Decision_Duty.ProtoReflect.Descriptor instead.
+func (*Decision_Duty) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{4, 4}
+}
+
+func (x *Decision_Duty) GetDuty() string {
+	if x != nil {
+		return x.Duty
+	}
+	return ""
+}
+
+func (x *Decision_Duty) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *Decision_Duty) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Decision_Duty) GetRules() []string {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+type Decision_Step struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rule          string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	Fired         bool                   `protobuf:"varint,2,opt,name=fired,proto3" json:"fired,omitempty"`
+	When          string                 `protobuf:"bytes,3,opt,name=when,proto3" json:"when,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Error         string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Decision_Step) Reset() {
+	*x = Decision_Step{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Decision_Step) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Decision_Step) ProtoMessage() {}
+
+func (x *Decision_Step) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Decision_Step.ProtoReflect.Descriptor instead.
+func (*Decision_Step) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{4, 5}
+}
+
+func (x *Decision_Step) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *Decision_Step) GetFired() bool {
+	if x != nil {
+		return x.Fired
+	}
+	return false
+}
+
+func (x *Decision_Step) GetWhen() string {
+	if x != nil {
+		return x.When
+	}
+	return ""
+}
+
+func (x *Decision_Step) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Decision_Step) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type Host_Disk struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	TotalBytes    int64                  `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	FreeBytes     int64                  `protobuf:"varint,3,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Host_Disk) Reset() {
+	*x = Host_Disk{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Host_Disk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Host_Disk) ProtoMessage() {}
+
+func (x *Host_Disk) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Host_Disk.ProtoReflect.Descriptor instead.
+func (*Host_Disk) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{39, 0}
+}
+
+func (x *Host_Disk) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Host_Disk) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *Host_Disk) GetFreeBytes() int64 {
+	if x != nil {
+		return x.FreeBytes
+	}
+	return 0
+}
+
+type Host_KVM struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Present       bool                   `protobuf:"varint,1,opt,name=present,proto3" json:"present,omitempty"` // there is a /dev/kvm
+	Usable        bool                   `protobuf:"varint,2,opt,name=usable,proto3" json:"usable,omitempty"`   // a guest ran to its end
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Mend          string                 `protobuf:"bytes,4,opt,name=mend,proto3" json:"mend,omitempty"`
+	Cached        bool                   `protobuf:"varint,5,opt,name=cached,proto3" json:"cached,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Host_KVM) Reset() {
+	*x = Host_KVM{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Host_KVM) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Host_KVM) ProtoMessage() {}
+
+func (x *Host_KVM) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Host_KVM.ProtoReflect.Descriptor instead.
+func (*Host_KVM) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{39, 1}
+}
+
+func (x *Host_KVM) GetPresent() bool {
+	if x != nil {
+		return x.Present
+	}
+	return false
+}
+
+func (x *Host_KVM) GetUsable() bool {
+	if x != nil {
+		return x.Usable
+	}
+	return false
+}
+
+func (x *Host_KVM) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Host_KVM) GetMend() string {
+	if x != nil {
+		return x.Mend
+	}
+	return ""
+}
+
+func (x *Host_KVM) GetCached() bool {
+	if x != nil {
+		return x.Cached
+	}
+	return false
+}
+
 var File_firebreak_v1_firebreak_proto protoreflect.FileDescriptor
 
 const file_firebreak_v1_firebreak_proto_rawDesc = "" +
@@ -1703,7 +3408,7 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\x05Mount\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x1b\n" +
-	"\tread_only\x18\x03 \x01(\bR\breadOnly\"\xf1\x03\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly\"\xa5\x04\n" +
 	"\aSandbox\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1a\n" +
@@ -1723,7 +3428,70 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"end_detail\x18\f \x01(\tR\tendDetail\x12\x1a\n" +
 	"\bwarnings\x18\r \x03(\tR\bwarnings\x12+\n" +
 	"\x06mounts\x18\x0e \x03(\v2\x13.firebreak.v1.MountR\x06mounts\x12\x18\n" +
-	"\acommand\x18\x0f \x01(\tR\acommand\"\xd5\x01\n" +
+	"\acommand\x18\x0f \x01(\tR\acommand\x122\n" +
+	"\bdecision\x18\x10 \x01(\v2\x16.firebreak.v1.DecisionR\bdecision\"\x9e\x02\n" +
+	"\bWorkload\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x18\n" +
+	"\atenancy\x18\x02 \x01(\tR\atenancy\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\tR\x04data\x12\x10\n" +
+	"\x03gpu\x18\x04 \x01(\bR\x03gpu\x12\x16\n" +
+	"\x06plugin\x18\x05 \x01(\bR\x06plugin\x12\x14\n" +
+	"\x05needs\x18\x06 \x03(\tR\x05needs\x12<\n" +
+	"\fstart_within\x18\a \x01(\v2\x19.google.protobuf.DurationR\vstartWithin\x12\x14\n" +
+	"\x05audit\x18\b \x01(\bR\x05audit\x12\"\n" +
+	"\forchestrator\x18\t \x01(\tR\forchestrator\x12\x14\n" +
+	"\x05place\x18\n" +
+	" \x01(\tR\x05place\"\xfc\b\n" +
+	"\bDecision\x12\x16\n" +
+	"\x06policy\x18\x01 \x01(\tR\x06policy\x122\n" +
+	"\bworkload\x18\x02 \x01(\v2\x16.firebreak.v1.WorkloadR\bworkload\x12=\n" +
+	"\bdefaults\x18\x03 \x03(\v2!.firebreak.v1.Decision.AssumptionR\bdefaults\x12\x16\n" +
+	"\x06driver\x18\x04 \x01(\tR\x06driver\x12\x1a\n" +
+	"\bboundary\x18\x05 \x01(\tR\bboundary\x12;\n" +
+	"\boverride\x18\x06 \x01(\v2\x1f.firebreak.v1.Decision.OverrideR\boverride\x128\n" +
+	"\arefusal\x18\a \x01(\v2\x1e.firebreak.v1.Decision.RefusalR\arefusal\x12\x1e\n" +
+	"\n" +
+	"boundaries\x18\b \x03(\tR\n" +
+	"boundaries\x12\x18\n" +
+	"\adrivers\x18\t \x03(\tR\adrivers\x124\n" +
+	"\x06others\x18\n" +
+	" \x03(\v2\x1c.firebreak.v1.Decision.OtherR\x06others\x123\n" +
+	"\x06duties\x18\v \x03(\v2\x1b.firebreak.v1.Decision.DutyR\x06duties\x121\n" +
+	"\x05trace\x18\f \x03(\v2\x1b.firebreak.v1.Decision.StepR\x05trace\x1aN\n" +
+	"\n" +
+	"Assumption\x12\x12\n" +
+	"\x04fact\x18\x01 \x01(\tR\x04fact\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x1aJ\n" +
+	"\bOverride\x12\x16\n" +
+	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\x12\x14\n" +
+	"\x05rules\x18\x03 \x03(\tR\x05rules\x1a[\n" +
+	"\aRefusal\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
+	"\x04mend\x18\x02 \x01(\tR\x04mend\x12\x14\n" +
+	"\x05rules\x18\x03 \x03(\tR\x05rules\x12\x12\n" +
+	"\x04kind\x18\x04 \x01(\tR\x04kind\x1a\x96\x01\n" +
+	"\x05Other\x12\x16\n" +
+	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x1a\n" +
+	"\bboundary\x18\x02 \x01(\tR\bboundary\x12\x14\n" +
+	"\x05rules\x18\x03 \x03(\tR\x05rules\x12/\n" +
+	"\aproblem\x18\x04 \x01(\v2\x15.firebreak.v1.ProblemR\aproblem\x12\x12\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\x1a\\\n" +
+	"\x04Duty\x12\x12\n" +
+	"\x04duty\x18\x01 \x01(\tR\x04duty\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\tR\x06status\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\x12\x14\n" +
+	"\x05rules\x18\x04 \x03(\tR\x05rules\x1ar\n" +
+	"\x04Step\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x14\n" +
+	"\x05fired\x18\x02 \x01(\bR\x05fired\x12\x12\n" +
+	"\x04when\x18\x03 \x01(\tR\x04when\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"1\n" +
+	"\aProblem\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
+	"\x04mend\x18\x02 \x01(\tR\x04mend\"\xd5\x01\n" +
 	"\x05Usage\x12+\n" +
 	"\x03cpu\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03cpu\x12!\n" +
 	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\x12*\n" +
@@ -1735,7 +3503,7 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\aTimings\x12/\n" +
 	"\x05image\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05image\x121\n" +
 	"\x06create\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06create\x12/\n" +
-	"\x05agent\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05agent\"\x9f\x03\n" +
+	"\x05agent\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05agent\"\xf8\x03\n" +
 	"\x14CreateSandboxRequest\x12\x1a\n" +
 	"\btemplate\x18\x01 \x01(\tR\btemplate\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12,\n" +
@@ -1745,7 +3513,10 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\atimeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x1a\n" +
 	"\bdetached\x18\a \x01(\bR\bdetached\x12\x12\n" +
 	"\x04name\x18\b \x01(\tR\x04name\x12\x18\n" +
-	"\acommand\x18\t \x01(\tR\acommand\x1a7\n" +
+	"\acommand\x18\t \x01(\tR\acommand\x122\n" +
+	"\bworkload\x18\n" +
+	" \x01(\v2\x16.firebreak.v1.WorkloadR\bworkload\x12#\n" +
+	"\raccept_weaker\x18\v \x01(\tR\facceptWeaker\x1a7\n" +
 	"\tEnvsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"y\n" +
@@ -1818,7 +3589,89 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\x16CollectGarbageResponse\x12\x1f\n" +
 	"\vfreed_bytes\x18\x01 \x01(\x03R\n" +
 	"freedBytes\x12\x18\n" +
-	"\aremoved\x18\x02 \x01(\x05R\aremoved2\xc3\x03\n" +
+	"\aremoved\x18\x02 \x01(\x05R\aremoved\"\xba\x01\n" +
+	"\rAdviseRequest\x122\n" +
+	"\bworkload\x18\x01 \x01(\v2\x16.firebreak.v1.WorkloadR\bworkload\x12\x16\n" +
+	"\x06driver\x18\x02 \x01(\tR\x06driver\x12#\n" +
+	"\raccept_weaker\x18\x03 \x01(\tR\facceptWeaker\x128\n" +
+	"\n" +
+	"time_limit\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\ttimeLimit\"D\n" +
+	"\x0eAdviseResponse\x122\n" +
+	"\bdecision\x18\x01 \x01(\v2\x16.firebreak.v1.DecisionR\bdecision\"\x12\n" +
+	"\x10GetPolicyRequest\"\x7f\n" +
+	"\x11GetPolicyResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
+	"\x04yaml\x18\x03 \x01(\tR\x04yaml\x12(\n" +
+	"\x05rules\x18\x04 \x03(\v2\x12.firebreak.v1.RuleR\x05rules\"\x8c\x02\n" +
+	"\x04Rule\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x05R\x06number\x12\x12\n" +
+	"\x04asks\x18\x03 \x01(\tR\x04asks\x12\x12\n" +
+	"\x04when\x18\x04 \x01(\tR\x04when\x12\x1e\n" +
+	"\n" +
+	"boundaries\x18\x05 \x03(\tR\n" +
+	"boundaries\x12\x18\n" +
+	"\arequire\x18\x06 \x01(\tR\arequire\x12\x16\n" +
+	"\x06prefer\x18\a \x01(\tR\x06prefer\x12\x16\n" +
+	"\x06duties\x18\b \x03(\tR\x06duties\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12\x1a\n" +
+	"\bcorrects\x18\n" +
+	" \x01(\tR\bcorrects\x12\x16\n" +
+	"\x06source\x18\v \x01(\tR\x06source\"%\n" +
+	"\rDoctorRequest\x12\x14\n" +
+	"\x05fresh\x18\x01 \x01(\bR\x05fresh\"\x7f\n" +
+	"\x0eDoctorResponse\x124\n" +
+	"\bprogress\x18\x01 \x01(\v2\x16.firebreak.v1.ProgressH\x00R\bprogress\x12.\n" +
+	"\x06report\x18\x02 \x01(\v2\x14.firebreak.v1.ReportH\x00R\x06reportB\a\n" +
+	"\x05event\"\x96\x01\n" +
+	"\x06Report\x124\n" +
+	"\adrivers\x18\x01 \x03(\v2\x1a.firebreak.v1.DriverReportR\adrivers\x12&\n" +
+	"\x04host\x18\x02 \x01(\v2\x12.firebreak.v1.HostR\x04host\x12.\n" +
+	"\x05cases\x18\x03 \x03(\v2\x18.firebreak.v1.CommonCaseR\x05cases\"\xf4\x02\n" +
+	"\fDriverReport\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
+	"\bboundary\x18\x03 \x01(\tR\bboundary\x12\x18\n" +
+	"\ahealthy\x18\x04 \x01(\bR\ahealthy\x121\n" +
+	"\bproblems\x18\x05 \x03(\v2\x15.firebreak.v1.ProblemR\bproblems\x121\n" +
+	"\bwarnings\x18\x06 \x03(\v2\x15.firebreak.v1.ProblemR\bwarnings\x12\x1c\n" +
+	"\tabilities\x18\a \x03(\tR\tabilities\x125\n" +
+	"\btried_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\atriedAt\x12-\n" +
+	"\x04took\x18\t \x01(\v2\x19.google.protobuf.DurationR\x04took\x12\x16\n" +
+	"\x06cached\x18\n" +
+	" \x01(\bR\x06cached\"\xee\x04\n" +
+	"\x04Host\x12\x16\n" +
+	"\x06kernel\x18\x01 \x01(\tR\x06kernel\x12\x12\n" +
+	"\x04arch\x18\x02 \x01(\tR\x04arch\x12\x12\n" +
+	"\x04cpus\x18\x03 \x01(\x05R\x04cpus\x12!\n" +
+	"\fmemory_bytes\x18\x04 \x01(\x03R\vmemoryBytes\x12*\n" +
+	"\x11memory_free_bytes\x18\x05 \x01(\x03R\x0fmemoryFreeBytes\x12\x18\n" +
+	"\acgroups\x18\x06 \x01(\tR\acgroups\x12'\n" +
+	"\x0fuser_namespaces\x18\a \x01(\bR\x0euserNamespaces\x12\x12\n" +
+	"\x04lsms\x18\b \x03(\tR\x04lsms\x12\x12\n" +
+	"\x04gpus\x18\t \x03(\tR\x04gpus\x126\n" +
+	"\n" +
+	"state_disk\x18\n" +
+	" \x01(\v2\x17.firebreak.v1.Host.DiskR\tstateDisk\x12(\n" +
+	"\x03kvm\x18\v \x01(\v2\x16.firebreak.v1.Host.KVMR\x03kvm\x121\n" +
+	"\bproblems\x18\f \x03(\v2\x15.firebreak.v1.ProblemR\bproblems\x1aZ\n" +
+	"\x04Disk\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1f\n" +
+	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +
+	"totalBytes\x12\x1d\n" +
+	"\n" +
+	"free_bytes\x18\x03 \x01(\x03R\tfreeBytes\x1a{\n" +
+	"\x03KVM\x12\x18\n" +
+	"\apresent\x18\x01 \x01(\bR\apresent\x12\x16\n" +
+	"\x06usable\x18\x02 \x01(\bR\x06usable\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
+	"\x04mend\x18\x04 \x01(\tR\x04mend\x12\x16\n" +
+	"\x06cached\x18\x05 \x01(\bR\x06cached\"T\n" +
+	"\n" +
+	"CommonCase\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
+	"\bdecision\x18\x02 \x01(\v2\x16.firebreak.v1.DecisionR\bdecision2\xc3\x03\n" +
 	"\x0eSandboxService\x12X\n" +
 	"\rCreateSandbox\x12\".firebreak.v1.CreateSandboxRequest\x1a#.firebreak.v1.CreateSandboxResponse\x12O\n" +
 	"\n" +
@@ -1831,7 +3684,12 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\vGetTemplate\x12 .firebreak.v1.GetTemplateRequest\x1a!.firebreak.v1.GetTemplateResponse\x12X\n" +
 	"\rListTemplates\x12\".firebreak.v1.ListTemplatesRequest\x1a#.firebreak.v1.ListTemplatesResponse\x12[\n" +
 	"\x0eDeleteTemplate\x12#.firebreak.v1.DeleteTemplateRequest\x1a$.firebreak.v1.DeleteTemplateResponse\x12[\n" +
-	"\x0eCollectGarbage\x12#.firebreak.v1.CollectGarbageRequest\x1a$.firebreak.v1.CollectGarbageResponseBJZHgithub.com/firebreak-dev/firebreak/internal/api/firebreak/v1;firebreakv1b\x06proto3"
+	"\x0eCollectGarbage\x12#.firebreak.v1.CollectGarbageRequest\x1a$.firebreak.v1.CollectGarbageResponse2\xa2\x01\n" +
+	"\rPolicyService\x12C\n" +
+	"\x06Advise\x12\x1b.firebreak.v1.AdviseRequest\x1a\x1c.firebreak.v1.AdviseResponse\x12L\n" +
+	"\tGetPolicy\x12\x1e.firebreak.v1.GetPolicyRequest\x1a\x1f.firebreak.v1.GetPolicyResponse2T\n" +
+	"\vHostService\x12E\n" +
+	"\x06Doctor\x12\x1b.firebreak.v1.DoctorRequest\x1a\x1c.firebreak.v1.DoctorResponse0\x01BJZHgithub.com/firebreak-dev/firebreak/internal/api/firebreak/v1;firebreakv1b\x06proto3"
 
 var (
 	file_firebreak_v1_firebreak_proto_rawDescOnce sync.Once
@@ -1845,92 +3703,148 @@ func file_firebreak_v1_firebreak_proto_rawDescGZIP() []byte {
 	return file_firebreak_v1_firebreak_proto_rawDescData
 }
 
-var file_firebreak_v1_firebreak_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_firebreak_v1_firebreak_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_firebreak_v1_firebreak_proto_goTypes = []any{
 	(*Limits)(nil),                 // 0: firebreak.v1.Limits
 	(*Mount)(nil),                  // 1: firebreak.v1.Mount
 	(*Sandbox)(nil),                // 2: firebreak.v1.Sandbox
-	(*Usage)(nil),                  // 3: firebreak.v1.Usage
-	(*Timings)(nil),                // 4: firebreak.v1.Timings
-	(*CreateSandboxRequest)(nil),   // 5: firebreak.v1.CreateSandboxRequest
-	(*CreateSandboxResponse)(nil),  // 6: firebreak.v1.CreateSandboxResponse
-	(*GetSandboxRequest)(nil),      // 7: firebreak.v1.GetSandboxRequest
-	(*GetSandboxResponse)(nil),     // 8: firebreak.v1.GetSandboxResponse
-	(*ListSandboxesRequest)(nil),   // 9: firebreak.v1.ListSandboxesRequest
-	(*ListSandboxesResponse)(nil),  // 10: firebreak.v1.ListSandboxesResponse
-	(*WaitSandboxRequest)(nil),     // 11: firebreak.v1.WaitSandboxRequest
-	(*WaitSandboxResponse)(nil),    // 12: firebreak.v1.WaitSandboxResponse
-	(*DeleteSandboxRequest)(nil),   // 13: firebreak.v1.DeleteSandboxRequest
-	(*DeleteSandboxResponse)(nil),  // 14: firebreak.v1.DeleteSandboxResponse
-	(*Template)(nil),               // 15: firebreak.v1.Template
-	(*MakeTemplateRequest)(nil),    // 16: firebreak.v1.MakeTemplateRequest
-	(*Progress)(nil),               // 17: firebreak.v1.Progress
-	(*MakeTemplateResponse)(nil),   // 18: firebreak.v1.MakeTemplateResponse
-	(*GetTemplateRequest)(nil),     // 19: firebreak.v1.GetTemplateRequest
-	(*GetTemplateResponse)(nil),    // 20: firebreak.v1.GetTemplateResponse
-	(*ListTemplatesRequest)(nil),   // 21: firebreak.v1.ListTemplatesRequest
-	(*ListTemplatesResponse)(nil),  // 22: firebreak.v1.ListTemplatesResponse
-	(*DeleteTemplateRequest)(nil),  // 23: firebreak.v1.DeleteTemplateRequest
-	(*DeleteTemplateResponse)(nil), // 24: firebreak.v1.DeleteTemplateResponse
-	(*CollectGarbageRequest)(nil),  // 25: firebreak.v1.CollectGarbageRequest
-	(*CollectGarbageResponse)(nil), // 26: firebreak.v1.CollectGarbageResponse
-	nil,                            // 27: firebreak.v1.CreateSandboxRequest.EnvsEntry
-	nil,                            // 28: firebreak.v1.Template.EnvsEntry
-	(*timestamppb.Timestamp)(nil),  // 29: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 30: google.protobuf.Duration
+	(*Workload)(nil),               // 3: firebreak.v1.Workload
+	(*Decision)(nil),               // 4: firebreak.v1.Decision
+	(*Problem)(nil),                // 5: firebreak.v1.Problem
+	(*Usage)(nil),                  // 6: firebreak.v1.Usage
+	(*Timings)(nil),                // 7: firebreak.v1.Timings
+	(*CreateSandboxRequest)(nil),   // 8: firebreak.v1.CreateSandboxRequest
+	(*CreateSandboxResponse)(nil),  // 9: firebreak.v1.CreateSandboxResponse
+	(*GetSandboxRequest)(nil),      // 10: firebreak.v1.GetSandboxRequest
+	(*GetSandboxResponse)(nil),     // 11: firebreak.v1.GetSandboxResponse
+	(*ListSandboxesRequest)(nil),   // 12: firebreak.v1.ListSandboxesRequest
+	(*ListSandboxesResponse)(nil),  // 13: firebreak.v1.ListSandboxesResponse
+	(*WaitSandboxRequest)(nil),     // 14: firebreak.v1.WaitSandboxRequest
+	(*WaitSandboxResponse)(nil),    // 15: firebreak.v1.WaitSandboxResponse
+	(*DeleteSandboxRequest)(nil),   // 16: firebreak.v1.DeleteSandboxRequest
+	(*DeleteSandboxResponse)(nil),  // 17: firebreak.v1.DeleteSandboxResponse
+	(*Template)(nil),               // 18: firebreak.v1.Template
+	(*MakeTemplateRequest)(nil),    // 19: firebreak.v1.MakeTemplateRequest
+	(*Progress)(nil),               // 20: firebreak.v1.Progress
+	(*MakeTemplateResponse)(nil),   // 21: firebreak.v1.MakeTemplateResponse
+	(*GetTemplateRequest)(nil),     // 22: firebreak.v1.GetTemplateRequest
+	(*GetTemplateResponse)(nil),    // 23: firebreak.v1.GetTemplateResponse
+	(*ListTemplatesRequest)(nil),   // 24: firebreak.v1.ListTemplatesRequest
+	(*ListTemplatesResponse)(nil),  // 25: firebreak.v1.ListTemplatesResponse
+	(*DeleteTemplateRequest)(nil),  // 26: firebreak.v1.DeleteTemplateRequest
+	(*DeleteTemplateResponse)(nil), // 27: firebreak.v1.DeleteTemplateResponse
+	(*CollectGarbageRequest)(nil),  // 28: firebreak.v1.CollectGarbageRequest
+	(*CollectGarbageResponse)(nil), // 29: firebreak.v1.CollectGarbageResponse
+	(*AdviseRequest)(nil),          // 30: firebreak.v1.AdviseRequest
+	(*AdviseResponse)(nil),         // 31: firebreak.v1.AdviseResponse
+	(*GetPolicyRequest)(nil),       // 32: firebreak.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),      // 33: firebreak.v1.GetPolicyResponse
+	(*Rule)(nil),                   // 34: firebreak.v1.Rule
+	(*DoctorRequest)(nil),          // 35: firebreak.v1.DoctorRequest
+	(*DoctorResponse)(nil),         // 36: firebreak.v1.DoctorResponse
+	(*Report)(nil),                 // 37: firebreak.v1.Report
+	(*DriverReport)(nil),           // 38: firebreak.v1.DriverReport
+	(*Host)(nil),                   // 39: firebreak.v1.Host
+	(*CommonCase)(nil),             // 40: firebreak.v1.CommonCase
+	(*Decision_Assumption)(nil),    // 41: firebreak.v1.Decision.Assumption
+	(*Decision_Override)(nil),      // 42: firebreak.v1.Decision.Override
+	(*Decision_Refusal)(nil),       // 43: firebreak.v1.Decision.Refusal
+	(*Decision_Other)(nil),         // 44: firebreak.v1.Decision.Other
+	(*Decision_Duty)(nil),          // 45: firebreak.v1.Decision.Duty
+	(*Decision_Step)(nil),          // 46: firebreak.v1.Decision.Step
+	nil,                            // 47: firebreak.v1.CreateSandboxRequest.EnvsEntry
+	nil,                            // 48: firebreak.v1.Template.EnvsEntry
+	(*Host_Disk)(nil),              // 49: firebreak.v1.Host.Disk
+	(*Host_KVM)(nil),               // 50: firebreak.v1.Host.KVM
+	(*timestamppb.Timestamp)(nil),  // 51: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 52: google.protobuf.Duration
 }
 var file_firebreak_v1_firebreak_proto_depIdxs = []int32{
 	0,  // 0: firebreak.v1.Sandbox.limits:type_name -> firebreak.v1.Limits
-	29, // 1: firebreak.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
-	29, // 2: firebreak.v1.Sandbox.deadline:type_name -> google.protobuf.Timestamp
+	51, // 1: firebreak.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
+	51, // 2: firebreak.v1.Sandbox.deadline:type_name -> google.protobuf.Timestamp
 	1,  // 3: firebreak.v1.Sandbox.mounts:type_name -> firebreak.v1.Mount
-	30, // 4: firebreak.v1.Usage.cpu:type_name -> google.protobuf.Duration
-	30, // 5: firebreak.v1.Timings.image:type_name -> google.protobuf.Duration
-	30, // 6: firebreak.v1.Timings.create:type_name -> google.protobuf.Duration
-	30, // 7: firebreak.v1.Timings.agent:type_name -> google.protobuf.Duration
-	0,  // 8: firebreak.v1.CreateSandboxRequest.limits:type_name -> firebreak.v1.Limits
-	1,  // 9: firebreak.v1.CreateSandboxRequest.mounts:type_name -> firebreak.v1.Mount
-	27, // 10: firebreak.v1.CreateSandboxRequest.envs:type_name -> firebreak.v1.CreateSandboxRequest.EnvsEntry
-	30, // 11: firebreak.v1.CreateSandboxRequest.timeout:type_name -> google.protobuf.Duration
-	2,  // 12: firebreak.v1.CreateSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
-	4,  // 13: firebreak.v1.CreateSandboxResponse.timings:type_name -> firebreak.v1.Timings
-	2,  // 14: firebreak.v1.GetSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
-	3,  // 15: firebreak.v1.GetSandboxResponse.usage:type_name -> firebreak.v1.Usage
-	2,  // 16: firebreak.v1.ListSandboxesResponse.sandboxes:type_name -> firebreak.v1.Sandbox
-	2,  // 17: firebreak.v1.WaitSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
-	2,  // 18: firebreak.v1.DeleteSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
-	3,  // 19: firebreak.v1.DeleteSandboxResponse.usage:type_name -> firebreak.v1.Usage
-	29, // 20: firebreak.v1.Template.created_at:type_name -> google.protobuf.Timestamp
-	28, // 21: firebreak.v1.Template.envs:type_name -> firebreak.v1.Template.EnvsEntry
-	17, // 22: firebreak.v1.MakeTemplateResponse.progress:type_name -> firebreak.v1.Progress
-	15, // 23: firebreak.v1.MakeTemplateResponse.template:type_name -> firebreak.v1.Template
-	15, // 24: firebreak.v1.GetTemplateResponse.template:type_name -> firebreak.v1.Template
-	15, // 25: firebreak.v1.ListTemplatesResponse.templates:type_name -> firebreak.v1.Template
-	5,  // 26: firebreak.v1.SandboxService.CreateSandbox:input_type -> firebreak.v1.CreateSandboxRequest
-	7,  // 27: firebreak.v1.SandboxService.GetSandbox:input_type -> firebreak.v1.GetSandboxRequest
-	9,  // 28: firebreak.v1.SandboxService.ListSandboxes:input_type -> firebreak.v1.ListSandboxesRequest
-	11, // 29: firebreak.v1.SandboxService.WaitSandbox:input_type -> firebreak.v1.WaitSandboxRequest
-	13, // 30: firebreak.v1.SandboxService.DeleteSandbox:input_type -> firebreak.v1.DeleteSandboxRequest
-	16, // 31: firebreak.v1.TemplateService.MakeTemplate:input_type -> firebreak.v1.MakeTemplateRequest
-	19, // 32: firebreak.v1.TemplateService.GetTemplate:input_type -> firebreak.v1.GetTemplateRequest
-	21, // 33: firebreak.v1.TemplateService.ListTemplates:input_type -> firebreak.v1.ListTemplatesRequest
-	23, // 34: firebreak.v1.TemplateService.DeleteTemplate:input_type -> firebreak.v1.DeleteTemplateRequest
-	25, // 35: firebreak.v1.TemplateService.CollectGarbage:input_type -> firebreak.v1.CollectGarbageRequest
-	6,  // 36: firebreak.v1.SandboxService.CreateSandbox:output_type -> firebreak.v1.CreateSandboxResponse
-	8,  // 37: firebreak.v1.SandboxService.GetSandbox:output_type -> firebreak.v1.GetSandboxResponse
-	10, // 38: firebreak.v1.SandboxService.ListSandboxes:output_type -> firebreak.v1.ListSandboxesResponse
-	12, // 39: firebreak.v1.SandboxService.WaitSandbox:output_type -> firebreak.v1.WaitSandboxResponse
-	14, // 40: firebreak.v1.SandboxService.DeleteSandbox:output_type -> firebreak.v1.DeleteSandboxResponse
-	18, // 41: firebreak.v1.TemplateService.MakeTemplate:output_type -> firebreak.v1.MakeTemplateResponse
-	20, // 42: firebreak.v1.TemplateService.GetTemplate:output_type -> firebreak.v1.GetTemplateResponse
-	22, // 43: firebreak.v1.TemplateService.ListTemplates:output_type -> firebreak.v1.ListTemplatesResponse
-	24, // 44: firebreak.v1.TemplateService.DeleteTemplate:output_type -> firebreak.v1.DeleteTemplateResponse
-	26, // 45: firebreak.v1.TemplateService.CollectGarbage:output_type -> firebreak.v1.CollectGarbageResponse
-	36, // [36:46] is the sub-list for method output_type
-	26, // [26:36] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	4,  // 4: firebreak.v1.Sandbox.decision:type_name -> firebreak.v1.Decision
+	52, // 5: firebreak.v1.Workload.start_within:type_name -> google.protobuf.Duration
+	3,  // 6: firebreak.v1.Decision.workload:type_name -> firebreak.v1.Workload
+	41, // 7: firebreak.v1.Decision.defaults:type_name -> firebreak.v1.Decision.Assumption
+	42, // 8: firebreak.v1.Decision.override:type_name -> firebreak.v1.Decision.Override
+	43, // 9: firebreak.v1.Decision.refusal:type_name -> firebreak.v1.Decision.Refusal
+	44, // 10: firebreak.v1.Decision.others:type_name -> firebreak.v1.Decision.Other
+	45, // 11: firebreak.v1.Decision.duties:type_name -> firebreak.v1.Decision.Duty
+	46, // 12: firebreak.v1.Decision.trace:type_name -> firebreak.v1.Decision.Step
+	52, // 13: firebreak.v1.Usage.cpu:type_name -> google.protobuf.Duration
+	52, // 14: firebreak.v1.Timings.image:type_name -> google.protobuf.Duration
+	52, // 15: firebreak.v1.Timings.create:type_name -> google.protobuf.Duration
+	52, // 16: firebreak.v1.Timings.agent:type_name -> google.protobuf.Duration
+	0,  // 17: firebreak.v1.CreateSandboxRequest.limits:type_name -> firebreak.v1.Limits
+	1,  // 18: firebreak.v1.CreateSandboxRequest.mounts:type_name -> firebreak.v1.Mount
+	47, // 19: firebreak.v1.CreateSandboxRequest.envs:type_name -> firebreak.v1.CreateSandboxRequest.EnvsEntry
+	52, // 20: firebreak.v1.CreateSandboxRequest.timeout:type_name -> google.protobuf.Duration
+	3,  // 21: firebreak.v1.CreateSandboxRequest.workload:type_name -> firebreak.v1.Workload
+	2,  // 22: firebreak.v1.CreateSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	7,  // 23: firebreak.v1.CreateSandboxResponse.timings:type_name -> firebreak.v1.Timings
+	2,  // 24: firebreak.v1.GetSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	6,  // 25: firebreak.v1.GetSandboxResponse.usage:type_name -> firebreak.v1.Usage
+	2,  // 26: firebreak.v1.ListSandboxesResponse.sandboxes:type_name -> firebreak.v1.Sandbox
+	2,  // 27: firebreak.v1.WaitSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	2,  // 28: firebreak.v1.DeleteSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	6,  // 29: firebreak.v1.DeleteSandboxResponse.usage:type_name -> firebreak.v1.Usage
+	51, // 30: firebreak.v1.Template.created_at:type_name -> google.protobuf.Timestamp
+	48, // 31: firebreak.v1.Template.envs:type_name -> firebreak.v1.Template.EnvsEntry
+	20, // 32: firebreak.v1.MakeTemplateResponse.progress:type_name -> firebreak.v1.Progress
+	18, // 33: firebreak.v1.MakeTemplateResponse.template:type_name -> firebreak.v1.Template
+	18, // 34: firebreak.v1.GetTemplateResponse.template:type_name -> firebreak.v1.Template
+	18, // 35: firebreak.v1.ListTemplatesResponse.templates:type_name -> firebreak.v1.Template
+	3,  // 36: firebreak.v1.AdviseRequest.workload:type_name -> firebreak.v1.Workload
+	52, // 37: firebreak.v1.AdviseRequest.time_limit:type_name -> google.protobuf.Duration
+	4,  // 38: firebreak.v1.AdviseResponse.decision:type_name -> firebreak.v1.Decision
+	34, // 39: firebreak.v1.GetPolicyResponse.rules:type_name -> firebreak.v1.Rule
+	20, // 40: firebreak.v1.DoctorResponse.progress:type_name -> firebreak.v1.Progress
+	37, // 41: firebreak.v1.DoctorResponse.report:type_name -> firebreak.v1.Report
+	38, // 42: firebreak.v1.Report.drivers:type_name -> firebreak.v1.DriverReport
+	39, // 43: firebreak.v1.Report.host:type_name -> firebreak.v1.Host
+	40, // 44: firebreak.v1.Report.cases:type_name -> firebreak.v1.CommonCase
+	5,  // 45: firebreak.v1.DriverReport.problems:type_name -> firebreak.v1.Problem
+	5,  // 46: firebreak.v1.DriverReport.warnings:type_name -> firebreak.v1.Problem
+	51, // 47: firebreak.v1.DriverReport.tried_at:type_name -> google.protobuf.Timestamp
+	52, // 48: firebreak.v1.DriverReport.took:type_name -> google.protobuf.Duration
+	49, // 49: firebreak.v1.Host.state_disk:type_name -> firebreak.v1.Host.Disk
+	50, // 50: firebreak.v1.Host.kvm:type_name -> firebreak.v1.Host.KVM
+	5,  // 51: firebreak.v1.Host.problems:type_name -> firebreak.v1.Problem
+	4,  // 52: firebreak.v1.CommonCase.decision:type_name -> firebreak.v1.Decision
+	5,  // 53: firebreak.v1.Decision.Other.problem:type_name -> firebreak.v1.Problem
+	8,  // 54: firebreak.v1.SandboxService.CreateSandbox:input_type -> firebreak.v1.CreateSandboxRequest
+	10, // 55: firebreak.v1.SandboxService.GetSandbox:input_type -> firebreak.v1.GetSandboxRequest
+	12, // 56: firebreak.v1.SandboxService.ListSandboxes:input_type -> firebreak.v1.ListSandboxesRequest
+	14, // 57: firebreak.v1.SandboxService.WaitSandbox:input_type -> firebreak.v1.WaitSandboxRequest
+	16, // 58: firebreak.v1.SandboxService.DeleteSandbox:input_type -> firebreak.v1.DeleteSandboxRequest
+	19, // 59: firebreak.v1.TemplateService.MakeTemplate:input_type -> firebreak.v1.MakeTemplateRequest
+	22, // 60: firebreak.v1.TemplateService.GetTemplate:input_type -> firebreak.v1.GetTemplateRequest
+	24, // 61: firebreak.v1.TemplateService.ListTemplates:input_type -> firebreak.v1.ListTemplatesRequest
+	26, // 62: firebreak.v1.TemplateService.DeleteTemplate:input_type -> firebreak.v1.DeleteTemplateRequest
+	28, // 63: firebreak.v1.TemplateService.CollectGarbage:input_type -> firebreak.v1.CollectGarbageRequest
+	30, // 64: firebreak.v1.PolicyService.Advise:input_type -> firebreak.v1.AdviseRequest
+	32, // 65: firebreak.v1.PolicyService.GetPolicy:input_type -> firebreak.v1.GetPolicyRequest
+	35, // 66: firebreak.v1.HostService.Doctor:input_type -> firebreak.v1.DoctorRequest
+	9,  // 67: firebreak.v1.SandboxService.CreateSandbox:output_type -> firebreak.v1.CreateSandboxResponse
+	11, // 68: firebreak.v1.SandboxService.GetSandbox:output_type -> firebreak.v1.GetSandboxResponse
+	13, // 69: firebreak.v1.SandboxService.ListSandboxes:output_type -> firebreak.v1.ListSandboxesResponse
+	15, // 70: firebreak.v1.SandboxService.WaitSandbox:output_type -> firebreak.v1.WaitSandboxResponse
+	17, // 71: firebreak.v1.SandboxService.DeleteSandbox:output_type -> firebreak.v1.DeleteSandboxResponse
+	21, // 72: firebreak.v1.TemplateService.MakeTemplate:output_type -> firebreak.v1.MakeTemplateResponse
+	23, // 73: firebreak.v1.TemplateService.GetTemplate:output_type -> firebreak.v1.GetTemplateResponse
+	25, // 74: firebreak.v1.TemplateService.ListTemplates:output_type -> firebreak.v1.ListTemplatesResponse
+	27, // 75: firebreak.v1.TemplateService.DeleteTemplate:output_type -> firebreak.v1.DeleteTemplateResponse
+	29, // 76: firebreak.v1.TemplateService.CollectGarbage:output_type -> firebreak.v1.CollectGarbageResponse
+	31, // 77: firebreak.v1.PolicyService.Advise:output_type -> firebreak.v1.AdviseResponse
+	33, // 78: firebreak.v1.PolicyService.GetPolicy:output_type -> firebreak.v1.GetPolicyResponse
+	36, // 79: firebreak.v1.HostService.Doctor:output_type -> firebreak.v1.DoctorResponse
+	67, // [67:80] is the sub-list for method output_type
+	54, // [54:67] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_firebreak_v1_firebreak_proto_init() }
@@ -1938,14 +3852,18 @@ func file_firebreak_v1_firebreak_proto_init() {
 	if File_firebreak_v1_firebreak_proto != nil {
 		return
 	}
-	file_firebreak_v1_firebreak_proto_msgTypes[16].OneofWrappers = []any{
+	file_firebreak_v1_firebreak_proto_msgTypes[19].OneofWrappers = []any{
 		(*MakeTemplateRequest_Path)(nil),
 		(*MakeTemplateRequest_Reference)(nil),
 		(*MakeTemplateRequest_Recipe)(nil),
 	}
-	file_firebreak_v1_firebreak_proto_msgTypes[18].OneofWrappers = []any{
+	file_firebreak_v1_firebreak_proto_msgTypes[21].OneofWrappers = []any{
 		(*MakeTemplateResponse_Progress)(nil),
 		(*MakeTemplateResponse_Template)(nil),
+	}
+	file_firebreak_v1_firebreak_proto_msgTypes[36].OneofWrappers = []any{
+		(*DoctorResponse_Progress)(nil),
+		(*DoctorResponse_Report)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1953,9 +3871,9 @@ func file_firebreak_v1_firebreak_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_firebreak_v1_firebreak_proto_rawDesc), len(file_firebreak_v1_firebreak_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   51,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   4,
 		},
 		GoTypes:           file_firebreak_v1_firebreak_proto_goTypes,
 		DependencyIndexes: file_firebreak_v1_firebreak_proto_depIdxs,

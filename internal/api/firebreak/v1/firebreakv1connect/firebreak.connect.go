@@ -26,6 +26,10 @@ const (
 	SandboxServiceName = "firebreak.v1.SandboxService"
 	// TemplateServiceName is the fully-qualified name of the TemplateService service.
 	TemplateServiceName = "firebreak.v1.TemplateService"
+	// PolicyServiceName is the fully-qualified name of the PolicyService service.
+	PolicyServiceName = "firebreak.v1.PolicyService"
+	// HostServiceName is the fully-qualified name of the HostService service.
+	HostServiceName = "firebreak.v1.HostService"
 )
 
 // These constants are the fully-qualified names of the RPCs defined in this package. They're
@@ -66,6 +70,12 @@ const (
 	// TemplateServiceCollectGarbageProcedure is the fully-qualified name of the TemplateService's
 	// CollectGarbage RPC.
 	TemplateServiceCollectGarbageProcedure = "/firebreak.v1.TemplateService/CollectGarbage"
+	// PolicyServiceAdviseProcedure is the fully-qualified name of the PolicyService's Advise RPC.
+	PolicyServiceAdviseProcedure = "/firebreak.v1.PolicyService/Advise"
+	// PolicyServiceGetPolicyProcedure is the fully-qualified name of the PolicyService's GetPolicy RPC.
+	PolicyServiceGetPolicyProcedure = "/firebreak.v1.PolicyService/GetPolicy"
+	// HostServiceDoctorProcedure is the fully-qualified name of the HostService's Doctor RPC.
+	HostServiceDoctorProcedure = "/firebreak.v1.HostService/Doctor"
 )
 
 // SandboxServiceClient is a client for the firebreak.v1.SandboxService service.
@@ -420,4 +430,178 @@ func (UnimplementedTemplateServiceHandler) DeleteTemplate(context.Context, *conn
 
 func (UnimplementedTemplateServiceHandler) CollectGarbage(context.Context, *connect.Request[v1.CollectGarbageRequest]) (*connect.Response[v1.CollectGarbageResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.TemplateService.CollectGarbage is not implemented"))
+}
+
+// PolicyServiceClient is a client for the firebreak.v1.PolicyService service.
+type PolicyServiceClient interface {
+	// Decides as CreateSandbox would, and makes nothing. A refusal is an answer: decision.refusal.
+	Advise(context.Context, *connect.Request[v1.AdviseRequest]) (*connect.Response[v1.AdviseResponse], error)
+	// The policy by which this server decides.
+	GetPolicy(context.Context, *connect.Request[v1.GetPolicyRequest]) (*connect.Response[v1.GetPolicyResponse], error)
+}
+
+// NewPolicyServiceClient constructs a client for the firebreak.v1.PolicyService service. By
+// default, it uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses,
+// and sends uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the
+// connect.WithGRPC() or connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewPolicyServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) PolicyServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	policyServiceMethods := v1.File_firebreak_v1_firebreak_proto.Services().ByName("PolicyService").Methods()
+	return &policyServiceClient{
+		advise: connect.NewClient[v1.AdviseRequest, v1.AdviseResponse](
+			httpClient,
+			baseURL+PolicyServiceAdviseProcedure,
+			connect.WithSchema(policyServiceMethods.ByName("Advise")),
+			connect.WithClientOptions(opts...),
+		),
+		getPolicy: connect.NewClient[v1.GetPolicyRequest, v1.GetPolicyResponse](
+			httpClient,
+			baseURL+PolicyServiceGetPolicyProcedure,
+			connect.WithSchema(policyServiceMethods.ByName("GetPolicy")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// policyServiceClient implements PolicyServiceClient.
+type policyServiceClient struct {
+	advise    *connect.Client[v1.AdviseRequest, v1.AdviseResponse]
+	getPolicy *connect.Client[v1.GetPolicyRequest, v1.GetPolicyResponse]
+}
+
+// Advise calls firebreak.v1.PolicyService.Advise.
+func (c *policyServiceClient) Advise(ctx context.Context, req *connect.Request[v1.AdviseRequest]) (*connect.Response[v1.AdviseResponse], error) {
+	return c.advise.CallUnary(ctx, req)
+}
+
+// GetPolicy calls firebreak.v1.PolicyService.GetPolicy.
+func (c *policyServiceClient) GetPolicy(ctx context.Context, req *connect.Request[v1.GetPolicyRequest]) (*connect.Response[v1.GetPolicyResponse], error) {
+	return c.getPolicy.CallUnary(ctx, req)
+}
+
+// PolicyServiceHandler is an implementation of the firebreak.v1.PolicyService service.
+type PolicyServiceHandler interface {
+	// Decides as CreateSandbox would, and makes nothing. A refusal is an answer: decision.refusal.
+	Advise(context.Context, *connect.Request[v1.AdviseRequest]) (*connect.Response[v1.AdviseResponse], error)
+	// The policy by which this server decides.
+	GetPolicy(context.Context, *connect.Request[v1.GetPolicyRequest]) (*connect.Response[v1.GetPolicyResponse], error)
+}
+
+// NewPolicyServiceHandler builds an HTTP handler from the service implementation. It returns the
+// path on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewPolicyServiceHandler(svc PolicyServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	policyServiceMethods := v1.File_firebreak_v1_firebreak_proto.Services().ByName("PolicyService").Methods()
+	policyServiceAdviseHandler := connect.NewUnaryHandler(
+		PolicyServiceAdviseProcedure,
+		svc.Advise,
+		connect.WithSchema(policyServiceMethods.ByName("Advise")),
+		connect.WithHandlerOptions(opts...),
+	)
+	policyServiceGetPolicyHandler := connect.NewUnaryHandler(
+		PolicyServiceGetPolicyProcedure,
+		svc.GetPolicy,
+		connect.WithSchema(policyServiceMethods.ByName("GetPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/firebreak.v1.PolicyService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case PolicyServiceAdviseProcedure:
+			policyServiceAdviseHandler.ServeHTTP(w, r)
+		case PolicyServiceGetPolicyProcedure:
+			policyServiceGetPolicyHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedPolicyServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedPolicyServiceHandler struct{}
+
+func (UnimplementedPolicyServiceHandler) Advise(context.Context, *connect.Request[v1.AdviseRequest]) (*connect.Response[v1.AdviseResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.PolicyService.Advise is not implemented"))
+}
+
+func (UnimplementedPolicyServiceHandler) GetPolicy(context.Context, *connect.Request[v1.GetPolicyRequest]) (*connect.Response[v1.GetPolicyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.PolicyService.GetPolicy is not implemented"))
+}
+
+// HostServiceClient is a client for the firebreak.v1.HostService service.
+type HostServiceClient interface {
+	// What each driver finds on this host, and what the host is. Streams what is being tried; the last message carries the
+	// report.
+	Doctor(context.Context, *connect.Request[v1.DoctorRequest]) (*connect.ServerStreamForClient[v1.DoctorResponse], error)
+}
+
+// NewHostServiceClient constructs a client for the firebreak.v1.HostService service. By default, it
+// uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses, and sends
+// uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the connect.WithGRPC() or
+// connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) HostServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	hostServiceMethods := v1.File_firebreak_v1_firebreak_proto.Services().ByName("HostService").Methods()
+	return &hostServiceClient{
+		doctor: connect.NewClient[v1.DoctorRequest, v1.DoctorResponse](
+			httpClient,
+			baseURL+HostServiceDoctorProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("Doctor")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// hostServiceClient implements HostServiceClient.
+type hostServiceClient struct {
+	doctor *connect.Client[v1.DoctorRequest, v1.DoctorResponse]
+}
+
+// Doctor calls firebreak.v1.HostService.Doctor.
+func (c *hostServiceClient) Doctor(ctx context.Context, req *connect.Request[v1.DoctorRequest]) (*connect.ServerStreamForClient[v1.DoctorResponse], error) {
+	return c.doctor.CallServerStream(ctx, req)
+}
+
+// HostServiceHandler is an implementation of the firebreak.v1.HostService service.
+type HostServiceHandler interface {
+	// What each driver finds on this host, and what the host is. Streams what is being tried; the last message carries the
+	// report.
+	Doctor(context.Context, *connect.Request[v1.DoctorRequest], *connect.ServerStream[v1.DoctorResponse]) error
+}
+
+// NewHostServiceHandler builds an HTTP handler from the service implementation. It returns the path
+// on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	hostServiceMethods := v1.File_firebreak_v1_firebreak_proto.Services().ByName("HostService").Methods()
+	hostServiceDoctorHandler := connect.NewServerStreamHandler(
+		HostServiceDoctorProcedure,
+		svc.Doctor,
+		connect.WithSchema(hostServiceMethods.ByName("Doctor")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/firebreak.v1.HostService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case HostServiceDoctorProcedure:
+			hostServiceDoctorHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedHostServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedHostServiceHandler struct{}
+
+func (UnimplementedHostServiceHandler) Doctor(context.Context, *connect.Request[v1.DoctorRequest], *connect.ServerStream[v1.DoctorResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.HostService.Doctor is not implemented"))
 }

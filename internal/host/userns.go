@@ -20,7 +20,7 @@ func (l *looker) userNamespaces() {
 		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}},
 	}
 	if err := tryUserNamespace(mapped); err != nil {
-		l.problem("user namespaces do not work", err, mend)
+		l.problem("user namespaces", err, mend)
 		return
 	}
 	l.facts.UserNamespaces = true
@@ -28,7 +28,7 @@ func (l *looker) userNamespaces() {
 		return
 	}
 	if err := asNobody(func() error { return tryUserNamespace(&syscall.SysProcAttr{}) }); err != nil {
-		l.problem("user namespaces do not work for ordinary users", err, mend)
+		l.problem("user namespaces as an ordinary user", err, mend)
 	}
 }
 
@@ -56,20 +56,12 @@ func asNobody(f func() error) error {
 	if err != nil {
 		return os.NewSyscallError("prctl", err)
 	}
-	type outcome struct {
-		thread int
-		err    error
-	}
-	result := make(chan outcome)
-	go func() {
-		runtime.LockOSThread() // and never unlocked, so that nothing else runs on this thread
-		err := becomeNobody()
-		if err == nil {
-			err = f()
+	got := onOwnThread(func() error {
+		if err := becomeNobody(); err != nil {
+			return err
 		}
-		result <- outcome{unix.Gettid(), err}
-	}()
-	got := <-result
+		return f()
+	})
 	for deadline := time.Now().Add(time.Second); unix.Tgkill(os.Getpid(), got.thread, 0) == nil; {
 		if time.Now().After(deadline) {
 			return got.err // better without core dumps than with an open door
@@ -77,6 +69,27 @@ func asNobody(f func() error) error {
 		time.Sleep(time.Millisecond)
 	}
 	return errors.Join(got.err, os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_DUMPABLE, uintptr(dumpable&1), 0, 0, 0)))
+}
+
+type outcome struct {
+	thread int
+	err    error
+}
+
+// onOwnThread calls f on a thread that ends afterwards.
+func onOwnThread(f func() error) outcome {
+	result := make(chan outcome)
+	go func() {
+		runtime.LockOSThread() // and never unlocked, so that nothing else runs on this thread
+		if unix.Gettid() != os.Getpid() {
+			result <- outcome{unix.Gettid(), f()}
+			return
+		}
+		// The main thread never ends. While it is held, others get another one.
+		defer runtime.UnlockOSThread()
+		result <- onOwnThread(f)
+	}()
+	return <-result
 }
 
 // becomeNobody takes all rights from this thread alone: the functions of package syscall would change all threads.

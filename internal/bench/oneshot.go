@@ -44,10 +44,10 @@ func (b *bench) peers() ([]*contender, error) {
 	all := []*contender{
 		{name: "firebreak gvisor", argv: []string{b.exe, "run", state, "--isolation", "gvisor", "--", "true"}},
 		{name: "runsc do", argv: []string{b.runsc, "--network=none", "do", "true"}},
-		{name: "firebreak container", argv: []string{b.exe, "run", state, "--isolation", "container", "--", "true"}},
+		{name: "firebreak container", argv: []string{b.exe, "run", state, "--isolation", "container", "--origin", "trusted", "--", "true"}},
 		{name: "crun run", argv: []string{"crun", "--root", root, "--cgroup-manager", "cgroupfs", "run", "bench-crun"}, dir: bundle},
 		{name: "runc run", argv: []string{"runc", "--root", root + "-runc", "run", "bench-runc"}, dir: bundle},
-		{name: "firebreak process", argv: []string{b.exe, "run", state, "-q", "--isolation", "process", "--", "true"}},
+		{name: "firebreak process", argv: []string{b.exe, "run", state, "-q", "--isolation", "process", "--accept-weaker", "to compare", "--", "true"}},
 		{name: "bwrap", argv: []string{"bwrap", "--unshare-all", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin",
 			"--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64", "--proc", "/proc", "--dev", "/dev", "true"}},
 		{name: "true on the host", argv: []string{"true"}},

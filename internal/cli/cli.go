@@ -1,5 +1,6 @@
 // Package cli is the command line of Firebreak. It speaks to a server through package client and nothing else: whether
-// that server is another machine or lives inside this process is the business of the Connect function it is given.
+// that server is another machine or lives inside this process is the business of the Connect function it is given. A
+// policy's file that is to be checked or tested needs no server.
 package cli
 
 import (
@@ -101,7 +102,8 @@ func (a *app) rootCommand() *cobra.Command {
 	root.PersistentPreRun = func(*cobra.Command, []string) { a.readEnvironment() }
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(a.runCommand(), a.execCommand(), a.cpCommand(), a.lsCommand(), a.logsCommand(), a.waitCommand(),
-		a.killCommand(), a.inspectCommand(), a.templateCommand(), a.versionCommand())
+		a.killCommand(), a.inspectCommand(), a.adviseCommand(), a.doctorCommand(), a.policyCommand(), a.templateCommand(),
+		a.versionCommand())
 	return root
 }
 

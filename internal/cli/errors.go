@@ -65,6 +65,18 @@ func errorLine(cmd *cobra.Command, err error) string {
 	return oneLine(text)
 }
 
+// errorText is an error of ours without what was being done, for who has just done it.
+func errorText(err error) string {
+	var e *firebreak.Error
+	if !errors.As(err, &e) {
+		return err.Error()
+	}
+	if e.Mend == "" {
+		return e.Err.Error()
+	}
+	return e.Err.Error() + "; " + e.Mend
+}
+
 // oneLine makes text from anywhere safe to print on a line of its own.
 func oneLine(s string) string {
 	s = strings.Map(func(r rune) rune {
@@ -85,6 +97,8 @@ const (
 	plain  color = ""
 	red    color = "\x1b[1;31m"
 	yellow color = "\x1b[1;33m"
+	green  color = "\x1b[1;32m"
+	bold   color = "\x1b[1m"
 )
 
 // say prints one line of ours to standard error.

@@ -33,6 +33,8 @@ import (
 type server struct {
 	firebreakv1connect.UnimplementedSandboxServiceHandler
 	firebreakv1connect.UnimplementedTemplateServiceHandler
+	firebreakv1connect.UnimplementedPolicyServiceHandler
+	firebreakv1connect.UnimplementedHostServiceHandler
 	processconnect.UnimplementedProcessHandler
 	filesystemconnect.UnimplementedFilesystemHandler
 
@@ -45,6 +47,10 @@ type server struct {
 	usage     *firebreakv1.Usage
 	created   []*firebreakv1.CreateSandboxRequest
 	makes     []*firebreakv1.MakeTemplateRequest
+	asked     []*firebreakv1.AdviseRequest
+	decision  *firebreakv1.Decision          // what Advise answers
+	policy    *firebreakv1.GetPolicyResponse // what GetPolicy answers
+	report    *firebreakv1.Report            // what Doctor answers
 	deleted   []string
 	templates []*firebreakv1.Template
 	procs     map[uint32]*proc
@@ -72,6 +78,8 @@ func newServer(t *testing.T) *server {
 	mux := http.NewServeMux()
 	mux.Handle(firebreakv1connect.NewSandboxServiceHandler(s))
 	mux.Handle(firebreakv1connect.NewTemplateServiceHandler(s))
+	mux.Handle(firebreakv1connect.NewPolicyServiceHandler(s))
+	mux.Handle(firebreakv1connect.NewHostServiceHandler(s))
 	mux.Handle(processconnect.NewProcessHandler(s))
 	mux.Handle(filesystemconnect.NewFilesystemHandler(s))
 	mux.HandleFunc("/files", s.files)
@@ -118,7 +126,7 @@ func (s *server) CreateSandbox(ctx context.Context, req *connect.Request[firebre
 	if req.Msg.Driver == "nodriver" {
 		return nil, wire(firebreak.KindHost, "nodriver cannot run here", "buy a better machine")
 	}
-	sb := &firebreakv1.Sandbox{Id: sandboxID, Name: req.Msg.Name, State: "running", Driver: "gvisor", Boundary: "user-kernel",
+	sb := &firebreakv1.Sandbox{Decision: decided(), Id: sandboxID, Name: req.Msg.Name, State: "running", Driver: "gvisor", Boundary: "user-kernel",
 		Template: "host", Limits: req.Msg.Limits, Detached: req.Msg.Detached, Command: req.Msg.Command}
 	if req.Msg.Driver == "process" {
 		sb.Boundary, sb.Warnings = "none", []string{"no boundary"}

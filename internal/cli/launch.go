@@ -108,6 +108,9 @@ func (l *launch) run(ctx context.Context) error {
 	for _, w := range l.sandbox.GetWarnings() {
 		l.app.warn("%s", w)
 	}
+	if d := l.sandbox.GetDecision(); d != nil && l.flags.verbose {
+		l.app.say(plain, "%s", chosen(d))
+	}
 	if l.flags.detach {
 		return l.detach(ctx)
 	}

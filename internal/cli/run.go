@@ -54,19 +54,20 @@ func (a *app) program(f *processFlags, flags *pflag.FlagSet) (program, error) {
 // runFlags are those of firebreak run.
 type runFlags struct {
 	processFlags
-	isolation, template, name, lang string
-	cpus                            float64
-	memory, disk                    sizeFlag
-	pids                            int64
-	volumes, outputs                []string
-	detach, remove, json, verbose   bool
+	workloadFlags
+	template, name, lang          string
+	cpus                          float64
+	memory, disk                  sizeFlag
+	pids                          int64
+	volumes, outputs              []string
+	detach, remove, json, verbose bool
 }
 
 func (f *runFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // what follows the program is the program's
 	f.processFlags.add(flags)
-	flags.StringVar(&f.isolation, "isolation", "", "`driver`: gvisor, container or process (default: the server's)")
+	f.workloadFlags.add(cmd)
 	flags.StringVar(&f.template, "template", "", "`template`, registry reference or path to start from (default host)")
 	flags.Float64Var(&f.cpus, "cpus", 0, "processors, fractions allowed")
 	flags.Var(&f.memory, "memory", "memory of all its programs together, like 512m or 1g")
@@ -79,15 +80,8 @@ func (f *runFlags) add(cmd *cobra.Command) {
 	flags.BoolVarP(&f.detach, "detach", "d", false, "leave the sandbox running and print its id")
 	flags.BoolVar(&f.remove, "rm", true, "remove the sandbox when the program has ended; --rm=false keeps it")
 	flags.BoolVar(&f.json, "json", false, "print one JSON object at the end, the program's output in it")
-	flags.BoolVarP(&f.verbose, "verbose", "v", false, "say where the time went")
-	complete := func(values ...string) cobra.CompletionFunc {
-		return cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
-	}
-	for flag, function := range map[string]cobra.CompletionFunc{
-		"isolation": complete(drivers()...), "lang": complete(languageNames()...),
-	} {
-		_ = cmd.RegisterFlagCompletionFunc(flag, function) // fails only for a flag that does not exist
-	}
+	flags.BoolVarP(&f.verbose, "verbose", "v", false, "say what was chosen and why, and where the time went")
+	complete(cmd, "lang", languageNames())
 }
 
 func drivers() []string { return []string{"gvisor", "container", "process"} }
@@ -103,11 +97,14 @@ The first argument is a script if it names a file with a known extension (.py .j
 of a file that begins with #!. It is copied into the sandbox's work directory and run with the interpreter found there.
 "-" reads the script from standard input. After "--" everything is a command of the sandbox.
 
+What you say about the code decides what it must run behind; what you do not say is taken to be the careful word, so that
+without flags it is code that a model wrote, for one tenant, with internal data. firebreak advise explains a choice.
+
 The exit status is the program's (128+n if signal n killed it); 124 if its time was up; 125 if firebreak or the sandbox
 failed; 126 if the program cannot be executed; 127 if it was not found.`,
 		Example: `  firebreak run -- python3 -c 'print(sum(range(10)))'
   firebreak run --output report.svg examples/sales.py
-  firebreak run --isolation container --memory 512m --timeout 30s -- make test
+  firebreak run --origin trusted --memory 512m --timeout 30s -- make test
   firebreak run -it -- bash
   curl -s https://example.com/x.sh | firebreak run --lang sh -`,
 		Args: cobra.ArbitraryArgs,
@@ -136,8 +133,8 @@ func (f *runFlags) check(cmd *cobra.Command, args []string) error {
 	case f.cpus < 0 || f.pids < 0:
 		return invalid("", errors.New("a limit is negative"), "leave it out for the default")
 	}
-	if near := nearest(f.isolation, drivers()); near != "" && near != f.isolation {
-		return invalid("", fmt.Errorf("unknown isolation %q", f.isolation), "did you mean "+near+"?")
+	if err := f.workloadFlags.check(); err != nil {
+		return err
 	}
 	if strings.HasPrefix(args[0], "-") && args[0] != "-" && cmd.ArgsLenAtDash() != 0 {
 		return invalid("", fmt.Errorf("unknown flag %s", args[0]), "see firebreak run --help")
@@ -153,6 +150,7 @@ func (a *app) createRequest(f *runFlags, args []string) (*firebreakv1.CreateSand
 	}
 	req := &firebreakv1.CreateSandboxRequest{
 		Driver: f.isolation, Envs: envs, Name: f.name, Detached: f.detach || !f.remove, Command: strings.Join(args, " "),
+		Workload: f.message(), AcceptWeaker: f.acceptLower,
 		Limits: &firebreakv1.Limits{Cpus: f.cpus, MemoryBytes: int64(f.memory), DiskBytes: int64(f.disk), Pids: f.pids},
 	}
 	dir := ""

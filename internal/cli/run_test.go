@@ -392,14 +392,16 @@ func TestRunJSON(t *testing.T) {
 	}
 }
 
-func TestRunVerboseSaysWhereTheTimeWent(t *testing.T) {
+func TestRunVerboseSaysWhatWasChosenAndWhereTheTimeWent(t *testing.T) {
 	got := run{s: newServer(t)}.do(t, "run", "-v", "--", "true")
 	var lines []string
 	for line := range strings.Lines(got.stderr) {
 		lines = append(lines, strings.Join(strings.Fields(line), " "))
 	}
 	all := strings.Join(lines, ",")
-	if !strings.HasPrefix(all, "image 1.0 ms,create 41.0 ms,agent 12.0 ms,exec ") || !strings.Contains(all, ",destroy ") || !strings.Contains(all, ",total ") {
+	all, found := strings.CutPrefix(all, "firebreak: gvisor (user-kernel) was chosen for origin model, tenancy single, data internal, needs linux "+
+		"by policy default@1234, rules model-written,")
+	if !found || !strings.HasPrefix(all, "image 1.0 ms,create 41.0 ms,agent 12.0 ms,exec ") || !strings.Contains(all, ",destroy ") || !strings.Contains(all, ",total ") {
 		t.Errorf("stderr is\n%s", got.stderr)
 	}
 }

@@ -129,11 +129,7 @@ func (a *app) templateCommand() *cobra.Command {
 		Args:    cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				mend := "see firebreak template --help"
-				if near := nearCommand(cmd, args[0]); near != "" {
-					mend = "did you mean " + near + "?"
-				}
-				return invalid("", fmt.Errorf("unknown command %q", args[0]), mend)
+				return unknownBelow(cmd, args[0])
 			}
 			return cmd.Help()
 		},

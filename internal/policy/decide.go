@@ -230,8 +230,11 @@ func (c *chooser) stranger(o Options) {
 func (c *chooser) weaker(o Options, b firebreak.Boundary, rules []string, reason string) {
 	if o.AcceptWeaker == "" {
 		text := fmt.Sprintf("%s (%s) is not acceptable for this workload: %s", o.Driver, b, reason)
-		c.refuse(Refusal{Kind: firebreak.KindDenied, Text: text, Rules: rules,
-			Mend: `name no driver, or take the responsibility: --accept-weaker "why"`})
+		mend := `name no driver, or take the responsibility: --accept-weaker "why"`
+		if slices.ContainsFunc(c.d.Defaults, func(a Assumption) bool { return a.Fact == "origin" }) {
+			mend = "say who wrote the code if it is not a model (--origin); " + mend
+		}
+		c.refuse(Refusal{Kind: firebreak.KindDenied, Text: text, Rules: rules, Mend: mend})
 		return
 	}
 	c.d.Override = &Override{Driver: o.Driver, Why: o.AcceptWeaker, Rules: rules}

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/firebreak-dev/firebreak"
 )
@@ -127,7 +128,7 @@ func (d *Decision) Unmet() *DutyStatus {
 
 // Refuse takes the choice back because of an unmet duty.
 func (d *Decision) Refuse(unmet DutyStatus) {
-	r := Refusal{Kind: firebreak.KindUnsupported, Text: fmt.Sprintf("%s would be chosen, but the duty %s is not met: %s", d.Driver, unmet.Duty, unmet.Text),
+	r := Refusal{Kind: firebreak.KindUnsupported, Text: fmt.Sprintf("%s would be chosen, but the duty %s is not met: %s", d.Driver, unmet.Duty, strings.TrimSuffix(unmet.Text, ".")),
 		Mend: "do without what the duty is about", Rules: unmet.Rules}
 	switch unmet.Duty {
 	case DutyEgressAllowlist:

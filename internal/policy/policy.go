@@ -105,6 +105,9 @@ func (p *Policy) Name() string { return p.name }
 // Version names the exact text of the policy.
 func (p *Policy) Version() string { return p.version }
 
+// Extends reports whether the policy adds to the built-in one.
+func (p *Policy) Extends() bool { return p.extends }
+
 // Rules returns the rules in their order.
 func (p *Policy) Rules() []Rule {
 	rules := make([]Rule, len(p.rules))

@@ -38,6 +38,9 @@ func (s *policyService) GetPolicy(context.Context, *connect.Request[firebreakv1.
 		return nil, err
 	}
 	resp := &firebreakv1.GetPolicyResponse{Name: p.Name(), Version: p.Version(), Yaml: string(text)}
+	if p.Extends() {
+		resp.ExtendsYaml = string(policy.DefaultYAML())
+	}
 	for _, r := range p.Rules() {
 		resp.Rules = append(resp.Rules, &firebreakv1.Rule{Id: r.ID, Number: int32(r.Number), Asks: r.Asks, When: r.When,
 			Boundaries: texts(r.Boundaries), Require: r.Require, Prefer: r.Prefer, Duties: plainTexts(r.Duties), Reason: r.Reason,

@@ -2171,7 +2171,8 @@ type GetPolicyResponse struct {
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"` // of the exact text, as in Decision.policy
 	Yaml          string                 `protobuf:"bytes,3,opt,name=yaml,proto3" json:"yaml,omitempty"`
-	Rules         []*Rule                `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"` // those of the text, and of the policy that it extends
+	Rules         []*Rule                `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"`                                // those of the text, and of the policy that it extends
+	ExtendsYaml   string                 `protobuf:"bytes,5,opt,name=extends_yaml,json=extendsYaml,proto3" json:"extends_yaml,omitempty"` // the built-in policy, if the text extends it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2232,6 +2233,13 @@ func (x *GetPolicyResponse) GetRules() []*Rule {
 		return x.Rules
 	}
 	return nil
+}
+
+func (x *GetPolicyResponse) GetExtendsYaml() string {
+	if x != nil {
+		return x.ExtendsYaml
+	}
+	return ""
 }
 
 type Rule struct {
@@ -3598,12 +3606,13 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"time_limit\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\ttimeLimit\"D\n" +
 	"\x0eAdviseResponse\x122\n" +
 	"\bdecision\x18\x01 \x01(\v2\x16.firebreak.v1.DecisionR\bdecision\"\x12\n" +
-	"\x10GetPolicyRequest\"\x7f\n" +
+	"\x10GetPolicyRequest\"\xa2\x01\n" +
 	"\x11GetPolicyResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
 	"\x04yaml\x18\x03 \x01(\tR\x04yaml\x12(\n" +
-	"\x05rules\x18\x04 \x03(\v2\x12.firebreak.v1.RuleR\x05rules\"\x8c\x02\n" +
+	"\x05rules\x18\x04 \x03(\v2\x12.firebreak.v1.RuleR\x05rules\x12!\n" +
+	"\fextends_yaml\x18\x05 \x01(\tR\vextendsYaml\"\x8c\x02\n" +
 	"\x04Rule\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x05R\x06number\x12\x12\n" +

@@ -1,0 +1,189 @@
+package cli
+
+import (
+	"encoding"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/firebreak-dev/firebreak"
+	firebreakv1 "github.com/firebreak-dev/firebreak/internal/api/firebreak/v1"
+)
+
+// fact is one word that a caller says about the code, and its words.
+type fact struct {
+	flag, usage string
+	words       []string
+	check       encoding.TextUnmarshaler
+}
+
+// facts are those with a list of words, in the order in which advise asks for them.
+func facts() []fact {
+	return []fact{
+		{"origin", "who wrote the code: `word` none, trusted, model or untrusted (default model)", []string{"none", "trusted", "model", "untrusted"}, new(firebreak.Origin)},
+		{"tenancy", "who shares the host: `word` single or multi (default single)", []string{"single", "multi"}, new(firebreak.Tenancy)},
+		{"data", "what the code may see: `word` public, internal, regulated, finance, health or personal (default internal)",
+			[]string{"public", "internal", "regulated", "finance", "health", "personal"}, new(firebreak.Data)},
+		{"orchestrator", "who places sandboxes on machines: `word` none or kubernetes (default none)", []string{"none", "kubernetes"}, new(firebreak.Orchestrator)},
+		{"place", "where the code runs: `word` server or browser (default server)", []string{"server", "browser"}, new(firebreak.Place)},
+	}
+}
+
+func needs() []string { return []string{"linux", "network", "file-io", "syscalls", "compute"} }
+
+// wordFlag is a pflag.Value that takes one of a few words.
+type wordFlag struct {
+	value string
+	fact  fact
+}
+
+func (f *wordFlag) Set(s string) error {
+	if err := f.fact.check.UnmarshalText([]byte(s)); err != nil || s == "" {
+		mend := "choose one of " + strings.Join(f.fact.words, ", ")
+		if near := nearest(s, f.fact.words); near != "" {
+			mend = "did you mean " + near + "?"
+		}
+		return invalid("", errors.New("unknown word"), mend)
+	}
+	f.value = s
+	return nil
+}
+
+func (f *wordFlag) Type() string   { return "word" }
+func (f *wordFlag) String() string { return f.value }
+
+// workloadFlags are what run and advise are told about the code.
+type workloadFlags struct {
+	words                  []*wordFlag
+	gpu, plugin, audit     bool
+	needs                  []string
+	startWithin            durationFlag
+	isolation, acceptLower string
+}
+
+func (f *workloadFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.isolation, "isolation", "", "`driver`: gvisor, container or process (default: the policy chooses)")
+	flags.StringVar(&f.acceptLower, "accept-weaker", "", "`why` the driver named by --isolation may be weaker than the policy accepts")
+	for _, fact := range facts() {
+		word := &wordFlag{fact: fact}
+		f.words = append(f.words, word)
+		flags.Var(word, fact.flag, fact.usage)
+		complete(cmd, fact.flag, fact.words)
+	}
+	flags.BoolVar(&f.gpu, "gpu", false, "the code needs a GPU")
+	flags.BoolVar(&f.plugin, "plugin", false, "the code is a module that can do only what it is handed")
+	flags.BoolVar(&f.audit, "audit", false, "an auditor must be shown how the code is isolated")
+	flags.StringSliceVar(&f.needs, "needs", nil, "what the code needs or does much of: `list` of linux, network, file-io, syscalls, compute")
+	flags.Var(&f.startWithin, "start-within", "`time` from the request to its first instruction, like 10ms")
+	complete(cmd, "isolation", drivers())
+	complete(cmd, "needs", needs())
+}
+
+// complete offers a flag's words to the shell.
+func complete(cmd *cobra.Command, flag string, words []string) {
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)) // fails only for a flag that does not exist
+}
+
+// check refuses what no server could make sense of.
+func (f *workloadFlags) check() error {
+	if near := nearest(f.isolation, drivers()); near != "" && near != f.isolation {
+		return invalid("", fmt.Errorf("unknown isolation %q", f.isolation), "did you mean "+near+"?")
+	}
+	if f.acceptLower != "" && f.isolation == "" {
+		return invalid("", errors.New("--accept-weaker without a driver"), "name it: --isolation NAME")
+	}
+	if _, err := firebreak.ReadNeeds(f.needs...); err != nil {
+		return invalid("", fmt.Errorf("--needs: %w", errors.Unwrap(err)), "")
+	}
+	return nil
+}
+
+// message is what is said; nil if nothing is.
+func (f *workloadFlags) message() *firebreakv1.Workload {
+	w := &firebreakv1.Workload{Gpu: f.gpu, Plugin: f.plugin, Audit: f.audit, Needs: f.needs}
+	for _, word := range f.words {
+		setFact(w, word.fact.flag, word.value)
+	}
+	if f.startWithin > 0 {
+		w.StartWithin = durationpb.New(time.Duration(f.startWithin))
+	}
+	return w
+}
+
+func setFact(w *firebreakv1.Workload, name, word string) {
+	switch name {
+	case "origin":
+		w.Origin = word
+	case "tenancy":
+		w.Tenancy = word
+	case "data":
+		w.Data = word
+	case "orchestrator":
+		w.Orchestrator = word
+	case "place":
+		w.Place = word
+	}
+}
+
+// said reports whether any of the flags is there.
+func said(flags *pflag.FlagSet) bool {
+	found := false
+	flags.Visit(func(f *pflag.Flag) {
+		switch f.Name {
+		case "gpu", "plugin", "audit", "needs", "start-within", "isolation", "accept-weaker":
+			found = true
+		}
+		for _, fact := range facts() {
+			found = found || f.Name == fact.flag
+		}
+	})
+	return found
+}
+
+// chosen says in one line what was chosen and why: by the rules that fired and speak about boundaries or order.
+func chosen(d *firebreakv1.Decision) string {
+	if d.GetDriver() == "" {
+		return "nothing was chosen: " + d.GetRefusal().GetText()
+	}
+	var rules []string
+	for _, s := range d.GetTrace() {
+		if s.GetFired() && s.GetWhen() != "true" {
+			rules = append(rules, s.GetRule())
+		}
+	}
+	text := fmt.Sprintf("%s (%s) was chosen for %s by policy %s", d.GetDriver(), d.GetBoundary(), saidOf(d.GetWorkload()), d.GetPolicy())
+	if len(rules) > 0 {
+		text += ", rules " + strings.Join(rules, ", ")
+	}
+	if o := d.GetOverride(); o != nil {
+		text += ", against rule " + strings.Join(o.GetRules(), ", ") + " because: " + o.GetWhy()
+	}
+	return text
+}
+
+// saidOf lists the facts of a complete workload that matter to most rules.
+func saidOf(w *firebreakv1.Workload) string {
+	list := []string{"origin " + w.GetOrigin(), "tenancy " + w.GetTenancy(), "data " + w.GetData()}
+	for _, f := range []struct {
+		set  bool
+		text string
+	}{
+		{w.GetGpu(), "GPU"}, {w.GetPlugin(), "plugin"}, {w.GetAudit(), "audit"},
+		{w.GetStartWithin().AsDuration() > 0, "start within " + w.GetStartWithin().AsDuration().String()},
+		{w.GetOrchestrator() == "kubernetes", "orchestrator kubernetes"}, {w.GetPlace() == "browser", "place browser"},
+	} {
+		if f.set {
+			list = append(list, f.text)
+		}
+	}
+	if len(w.GetNeeds()) > 0 {
+		list = append(list, "needs "+strings.Join(w.GetNeeds(), " "))
+	}
+	return strings.Join(list, ", ")
+}

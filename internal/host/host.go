@@ -72,7 +72,8 @@ type looker struct {
 func (l *looker) path(name string) string { return filepath.Join(l.root, name) }
 
 func (l *looker) problem(what string, err error, mend string) {
-	l.facts.Problems = append(l.facts.Problems, driver.Problem{Text: fmt.Sprintf("%s: %v", what, err), Mend: mend})
+	reason := strings.ReplaceAll(err.Error(), "\n", "; ") // joined errors, on one line
+	l.facts.Problems = append(l.facts.Problems, driver.Problem{Text: what + ": " + reason, Mend: mend})
 }
 
 func (l *looker) kernel() {

@@ -110,12 +110,14 @@ func TestEmptyHost(t *testing.T) {
 	l.memory()
 	l.cgroups()
 	l.gpus()
-	if len(l.facts.Problems) != 2 || l.facts.Memory != 0 || l.facts.Cgroups != "" || l.facts.GPUs != nil {
+	write(t, l.root, "proc/meminfo", "")
+	l.memory()
+	if len(l.facts.Problems) != 3 || l.facts.Memory != 0 || l.facts.Cgroups != "" || l.facts.GPUs != nil {
 		t.Errorf("%+v", l.facts)
 	}
 	for _, p := range l.facts.Problems {
-		if p.Text == "" || p.Mend == "" {
-			t.Errorf("no way out: %+v", p)
+		if p.Text == "" || strings.Contains(p.Text, "\n") || p.Mend == "" {
+			t.Errorf("not one line, or no way out: %+v", p)
 		}
 	}
 }

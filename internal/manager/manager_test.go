@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -37,13 +39,7 @@ func (images) Root(context.Context, string, []driver.Form) (driver.Root, error) 
 // drivers is a set of drivers that are there already.
 type drivers map[string]driver.Driver
 
-func (d drivers) Names() []string {
-	var names []string
-	for name := range d {
-		names = append(names, name)
-	}
-	return names
-}
+func (d drivers) Names() []string { return slices.Sorted(maps.Keys(d)) }
 
 func (d drivers) Keeper(name string) (driver.Driver, error) {
 	if found, ok := d[name]; ok {

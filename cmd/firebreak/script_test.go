@@ -17,41 +17,51 @@ import (
 // show what a user can rely on.
 func TestScripts(t *testing.T) {
 	bin := binary(t)
+	for _, isolation := range []string{"gvisor", "container", "process"} {
+		t.Run(isolation, func(t *testing.T) {
+			serves(t, bin, isolation)
+			runScripts(t, bin, "testdata/script", isolation, anyPolicy(t))
+		})
+	}
+}
+
+// TestChoice runs testdata/choice: what the built-in policy chooses on this host, which is gVisor where nothing is said.
+func TestChoice(t *testing.T) {
+	bin := binary(t)
+	serves(t, bin, "gvisor")
+	runScripts(t, bin, "testdata/choice", "gvisor", "")
+}
+
+func runScripts(t *testing.T, bin, dir, isolation, policy string) {
 	examples, err := filepath.Abs("../../examples")
 	if err != nil {
 		t.Fatal(err)
 	}
-	policy := anyPolicy(t)
-	for _, isolation := range []string{"gvisor", "container", "process"} {
-		t.Run(isolation, func(t *testing.T) {
-			serves(t, bin, isolation)
-			testscript.Run(t, testscript.Params{
-				Dir:                 "testdata/script",
-				RequireExplicitExec: true,
-				RequireUniqueNames:  true,
-				Setup: func(env *testscript.Env) error {
-					env.Setenv("PATH", filepath.Dir(bin)+":"+os.Getenv("PATH"))
-					env.Setenv("FIREBREAK_STATE_DIR", filepath.Join(env.WorkDir, ".state"))
-					env.Setenv("FIREBREAK_POLICY", policy)
-					env.Setenv("ISOLATION", isolation)
-					env.Setenv("EXAMPLES", examples)
-					env.Setenv("HOME", os.Getenv("HOME")) // without the agent built in, Go builds it, with its caches
-					env.Defer(func() {
-						kill := exec.Command(bin, "kill", "--all")
-						kill.Env = env.Vars
-						if out, err := kill.CombinedOutput(); err != nil {
-							t.Errorf("firebreak kill --all: %v\n%s", err, out)
-						}
-					})
-					return nil
-				},
-				Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "refused": refused, "save": save},
-				Condition: func(cond string) (bool, error) {
-					return cond == isolation, nil
-				},
+	testscript.Run(t, testscript.Params{
+		Dir:                 dir,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PATH", filepath.Dir(bin)+":"+os.Getenv("PATH"))
+			env.Setenv("FIREBREAK_STATE_DIR", filepath.Join(env.WorkDir, ".state"))
+			env.Setenv("FIREBREAK_POLICY", policy)
+			env.Setenv("ISOLATION", isolation)
+			env.Setenv("EXAMPLES", examples)
+			env.Setenv("HOME", os.Getenv("HOME")) // without the agent built in, Go builds it, with its caches
+			env.Defer(func() {
+				kill := exec.Command(bin, "kill", "--all")
+				kill.Env = env.Vars
+				if out, err := kill.CombinedOutput(); err != nil {
+					t.Errorf("firebreak kill --all: %v\n%s", err, out)
+				}
 			})
-		})
-	}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "refused": refused, "save": save},
+		Condition: func(cond string) (bool, error) {
+			return cond == isolation, nil
+		},
+	})
 }
 
 // exits runs a program and checks its exit status: exits 3 firebreak run …

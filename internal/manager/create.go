@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -107,9 +106,7 @@ func (m *Manager) plan(ctx context.Context, req Request, t *Timings) (plan, erro
 	}
 	p.record = m.record(req, info, p.template, spec)
 	p.record.Warnings = slices.Concat(warningsOf(info), warnings, warningsOfDecision(d))
-	if p.record.Decision, err = json.Marshal(d); err != nil {
-		return p, err
-	}
+	p.record.Decision = &d
 	m.logDecision(p.record.ID, d)
 	return p, nil
 }
@@ -213,6 +210,7 @@ func (m *Manager) make(ctx context.Context, p plan, t *Timings) (_ store.Record,
 	if err != nil {
 		return rec, err
 	}
+	rec.Decision = p.record.Decision
 	m.step("running")
 	m.keep(rec, sb, g)
 	return rec, nil

@@ -13,7 +13,8 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/store"
 )
 
-// Get returns the sandbox that ref, an ID, a name or the beginning of an ID, means, and in it what it has used so far.
+// Get returns the sandbox that ref, an ID, a name or the beginning of an ID, means, and in it what it has used so far and
+// why it has its driver.
 func (m *Manager) Get(ctx context.Context, ref string) (store.Record, error) {
 	ctx, done, err := m.begin(ctx)
 	if err != nil {
@@ -21,9 +22,19 @@ func (m *Manager) Get(ctx context.Context, ref string) (store.Record, error) {
 	}
 	defer done()
 	rec, err := m.cfg.Store.Find(ctx, ref)
-	if err != nil || rec.State != firebreak.StateRunning {
+	if err != nil {
 		return rec, err
 	}
+	decision, err := m.cfg.Store.Decision(ctx, rec.ID)
+	if err == nil && rec.State == firebreak.StateRunning {
+		rec, err = m.look(ctx, rec)
+	}
+	rec.Decision = decision
+	return rec, err
+}
+
+// look brings what is known of a running sandbox up to date.
+func (m *Manager) look(ctx context.Context, rec store.Record) (store.Record, error) {
 	b, err := m.attach(ctx, rec)
 	if errors.Is(err, fs.ErrNotExist) {
 		return m.lost(ctx, rec)

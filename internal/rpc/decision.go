@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"encoding"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -101,17 +100,12 @@ func decisionMessage(d policy.Decision) *firebreakv1.Decision {
 }
 
 // decidedMessage is a sandbox with its decision, which is too long for a list of sandboxes.
-func decidedMessage(rec store.Record) (*firebreakv1.Sandbox, error) {
+func decidedMessage(rec store.Record) *firebreakv1.Sandbox {
 	msg := sandboxMessage(rec)
-	if len(rec.Decision) == 0 {
-		return msg, nil // an older version made it
+	if rec.Decision != nil { // else an older version made it
+		msg.Decision = decisionMessage(*rec.Decision)
 	}
-	var d policy.Decision
-	if err := json.Unmarshal(rec.Decision, &d); err != nil {
-		return nil, fmt.Errorf("read the decision of sandbox %s: %w", rec.ID, err)
-	}
-	msg.Decision = decisionMessage(d)
-	return msg, nil
+	return msg
 }
 
 func problemMessage(p driver.Problem) *firebreakv1.Problem {

@@ -74,8 +74,7 @@ func (s *sandboxService) CreateSandbox(ctx context.Context, req *connect.Request
 	if err != nil {
 		return nil, err
 	}
-	msg, err := decidedMessage(rec)
-	return connect.NewResponse(&firebreakv1.CreateSandboxResponse{Sandbox: msg, Timings: timingsMessage(t)}), err
+	return connect.NewResponse(&firebreakv1.CreateSandboxResponse{Sandbox: decidedMessage(rec), Timings: timingsMessage(t)}), nil
 }
 
 func (s *sandboxService) GetSandbox(ctx context.Context, req *connect.Request[firebreakv1.GetSandboxRequest]) (*connect.Response[firebreakv1.GetSandboxResponse], error) {
@@ -83,8 +82,7 @@ func (s *sandboxService) GetSandbox(ctx context.Context, req *connect.Request[fi
 	if err != nil {
 		return nil, err
 	}
-	msg, err := decidedMessage(rec)
-	return connect.NewResponse(&firebreakv1.GetSandboxResponse{Sandbox: msg, Usage: usageMessage(rec.Usage)}), err
+	return connect.NewResponse(&firebreakv1.GetSandboxResponse{Sandbox: decidedMessage(rec), Usage: usageMessage(rec.Usage)}), nil
 }
 
 func (s *sandboxService) ListSandboxes(ctx context.Context, _ *connect.Request[firebreakv1.ListSandboxesRequest]) (*connect.Response[firebreakv1.ListSandboxesResponse], error) {

@@ -14,16 +14,21 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/policy"
 )
 
 // Insert saves a new record. fs.ErrExist if its ID is taken, or its name by a sandbox that has not ended.
 func (s *Store) Insert(ctx context.Context, r Record) error {
 	text, err := r.encode()
+	decision := []byte{}
+	if err == nil && r.Decision != nil {
+		decision, err = json.Marshal(r.Decision)
+	}
 	if err != nil {
 		return fmt.Errorf("save sandbox %s: %w", r.ID, err)
 	}
-	_, err = s.db.ExecContext(ctx, "INSERT INTO sandboxes (id, name, state, created, ended, record) VALUES (?, ?, ?, ?, ?, ?)",
-		string(r.ID), r.Name, string(r.State), millis(r.Created), millis(r.Ended), text)
+	_, err = s.db.ExecContext(ctx, "INSERT INTO sandboxes (id, name, state, created, ended, record, decision) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		string(r.ID), r.Name, string(r.State), millis(r.Created), millis(r.Ended), text, string(decision))
 	if unique(err) {
 		what := fmt.Errorf("sandbox %s: %w", r.ID, fs.ErrExist)
 		if r.Name != "" {
@@ -67,6 +72,26 @@ func (s *Store) Update(ctx context.Context, id driver.ID, change func(*Record) e
 		err = tx.Commit()
 	}
 	return r, s.explain("write", err)
+}
+
+// Decision returns why the sandbox of id has its driver; nil if an older version made it. fs.ErrNotExist if there is no
+// record.
+func (s *Store) Decision(ctx context.Context, id driver.ID) (*policy.Decision, error) {
+	var text string
+	err := s.db.QueryRowContext(ctx, "SELECT decision FROM sandboxes WHERE id = ?", string(id)).Scan(&text)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil, notFound(string(id))
+	case err != nil:
+		return nil, s.explain("read", err)
+	case text == "":
+		return nil, nil
+	}
+	d := &policy.Decision{}
+	if err := json.Unmarshal([]byte(text), d); err != nil {
+		return nil, s.explain("read", damaged("decision", err))
+	}
+	return d, nil
 }
 
 // Delete removes the record of id; nil if there is none.
@@ -151,8 +176,12 @@ func (s *Store) scan(row interface{ Scan(...any) error }) (Record, error) {
 	}
 	var r Record
 	if err := json.Unmarshal([]byte(text), &r); err != nil {
-		return Record{}, &firebreak.Error{Kind: firebreak.KindHost, Err: fmt.Errorf("a record is damaged: %w", err),
-			Mend: "bring back a copy of the database, or move it away"}
+		return Record{}, damaged("record", err)
 	}
 	return r, nil
+}
+
+func damaged(what string, err error) error {
+	return &firebreak.Error{Kind: firebreak.KindHost, Err: fmt.Errorf("a %s is damaged: %w", what, err),
+		Mend: "bring back a copy of the database, or move it away"}
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/policy"
 )
 
 // File is the database's name in the state directory. SQLite puts two more beside it, with -wal and -shm added.
@@ -87,6 +88,8 @@ func migrations() []string {
 		CREATE UNIQUE INDEX sandboxes_name ON sandboxes (name) WHERE name <> '' AND state <> 'ended';
 		CREATE INDEX sandboxes_ended ON sandboxes (ended) WHERE state = 'ended';
 		PRAGMA application_id = ` + fmt.Sprint(applicationID),
+		// Beside the record, which is read and written often and is a tenth as long.
+		`ALTER TABLE sandboxes ADD COLUMN decision TEXT NOT NULL DEFAULT ''`,
 	}
 }
 
@@ -98,7 +101,7 @@ func (s *Store) migrate(ctx context.Context) error {
 	if err != nil || version == len(steps) {
 		return err
 	}
-	if _, err := s.db.ExecContext(ctx, "PRAGMA journal_mode = wal"); err != nil {
+	if err := s.useLog(ctx); err != nil {
 		return err
 	}
 	tx, err := s.db.BeginTx(ctx, nil)
@@ -115,6 +118,23 @@ func (s *Store) migrate(ctx context.Context) error {
 		}
 	}
 	return tx.Commit()
+}
+
+// useLog gives the database a write-ahead log. Unlike any other statement it does not wait for a process that does the
+// same, as several do on their first start.
+func (s *Store) useLog(ctx context.Context) error {
+	for end := time.Now().Add(10 * time.Second); ; {
+		_, err := s.db.ExecContext(ctx, "PRAGMA journal_mode = wal")
+		var se *sqlite.Error
+		if !errors.As(err, &se) || se.Code()&0xff != sqlite3.SQLITE_BUSY || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 type querier interface {
@@ -213,7 +233,7 @@ type Record struct {
 	Detached bool               `json:"detached,omitempty"`
 	Driver   string             `json:"driver"`
 	Boundary firebreak.Boundary `json:"boundary"`
-	Decision json.RawMessage    `json:"decision,omitempty"` // why that driver; a policy.Decision, for whoever asks
+	Decision *policy.Decision   `json:"-"` // why that driver; it never changes, and only Decision reads it
 	Template string             `json:"template"`
 	Digest   string             `json:"digest,omitempty"` // of the template's image
 	Command  string             `json:"command,omitempty"`

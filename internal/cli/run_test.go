@@ -400,7 +400,7 @@ func TestRunVerboseSaysWhatWasChosenAndWhereTheTimeWent(t *testing.T) {
 	}
 	all := strings.Join(lines, ",")
 	all, found := strings.CutPrefix(all, "firebreak: gvisor (user-kernel) was chosen for origin model, tenancy single, data internal, needs linux "+
-		"by policy default@1234, rules model-written,")
+		"by policy default@1234, rules model-written; not enforced: brokered-secrets,")
 	if !found || !strings.HasPrefix(all, "image 1.0 ms,create 41.0 ms,agent 12.0 ms,exec ") || !strings.Contains(all, ",destroy ") || !strings.Contains(all, ",total ") {
 		t.Errorf("stderr is\n%s", got.stderr)
 	}

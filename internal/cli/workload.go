@@ -164,6 +164,9 @@ func chosen(d *firebreakv1.Decision) string {
 	if o := d.GetOverride(); o != nil {
 		text += ", against rule " + strings.Join(o.GetRules(), ", ") + " because: " + o.GetWhy()
 	}
+	if missing := notEnforced(d); len(missing) > 0 {
+		text += "; not enforced: " + strings.Join(missing, ", ")
+	}
 	return text
 }
 

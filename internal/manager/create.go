@@ -85,6 +85,9 @@ func (m *Manager) plan(ctx context.Context, req Request, t *Timings) (plan, erro
 	if err != nil {
 		return p, err
 	}
+	if req.Timeout == 0 && needsTimeLimit(d) {
+		p.request.Timeout = dutyTimeLimit
+	}
 	if p.driver, err = m.cfg.Drivers.Maker(ctx, d.Driver); err != nil {
 		return p, m.driverError(d.Driver, err)
 	}
@@ -105,7 +108,7 @@ func (m *Manager) plan(ctx context.Context, req Request, t *Timings) (plan, erro
 		return p, err
 	}
 	p.record = m.record(req, info, p.template, spec)
-	p.record.Warnings = slices.Concat(warningsOf(info), warnings, warningsOfDecision(d))
+	p.record.Warnings = slices.Concat(warningsOf(info), warnings, warningsOfDecision(d, len(req.Envs) > 0))
 	p.record.Decision = &d
 	m.logDecision(p.record.ID, d)
 	return p, nil

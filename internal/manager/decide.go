@@ -29,6 +29,10 @@ type Question struct {
 // maxWhy bounds the reason for accepting less, which stands in each record and each log.
 const maxWhy = 1000
 
+// dutyTimeLimit is what a sandbox gets that must end by itself, where nobody says when: long enough for a day's work, and
+// short enough that what is forgotten is not there for ever.
+const dutyTimeLimit = 24 * time.Hour
+
 // maxDecisions is how many decisions are kept: a host knows a handful, and a caller could ask for any number.
 const maxDecisions = 256
 
@@ -73,6 +77,10 @@ func (m *Manager) decide(ctx context.Context, q Question) (policy.Decision, []dr
 			d, err = m.judge(q, infosOf(all))
 		}
 	}
+	if err == nil && q.TimeLimit == 0 && needsTimeLimit(d) {
+		q.TimeLimit = dutyTimeLimit
+		d, err = m.judge(q, infosOf(all))
+	}
 	if err != nil {
 		return policy.Decision{}, nil, err
 	}
@@ -80,6 +88,11 @@ func (m *Manager) decide(ctx context.Context, q Question) (policy.Decision, []dr
 		d.Refuse(*unmet)
 	}
 	return d, infosOf(all), nil
+}
+
+// needsTimeLimit reports whether the sandbox must end by itself.
+func needsTimeLimit(d policy.Decision) bool {
+	return slices.ContainsFunc(d.Duties, func(s policy.DutyStatus) bool { return s.Duty == policy.DutyTimeLimit })
 }
 
 // worthTrying names the drivers whose health would turn a refusal, if what is known of them is not from just now.
@@ -173,8 +186,8 @@ func (m *Manager) logRefusal(q Question, d policy.Decision) {
 	m.log.Info("refused", "isolation", q.Driver, "policy", d.Policy, "rules", strings.Join(d.Refusal.Rules, ","), "reason", d.Refusal.Text)
 }
 
-// warningsOfDecision states what the decision asks for and nobody gets.
-func warningsOfDecision(d policy.Decision) []string {
+// warningsOfDecision states what the decision asks for and nobody gets. What the sandbox was not handed needs no broker.
+func warningsOfDecision(d policy.Decision, handed bool) []string {
 	var all, missing []string
 	if o := d.Override; o != nil {
 		text := fmt.Sprintf("%s (%s) is weaker than the policy accepts, taken because: %s", o.Driver, d.Boundary, o.Why)
@@ -184,6 +197,9 @@ func warningsOfDecision(d policy.Decision) []string {
 		all = append(all, text)
 	}
 	for _, s := range d.Duties {
+		if s.Duty == policy.DutyBrokeredSecrets && !handed {
+			continue
+		}
 		if s.Status == policy.StatusNotYet || s.Status == policy.StatusWaived {
 			missing = append(missing, fmt.Sprintf("%s (%s)", s.Duty, strings.TrimSuffix(s.Text, ".")))
 		}

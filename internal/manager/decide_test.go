@@ -66,11 +66,11 @@ func TestCreateFollowsTheDecision(t *testing.T) {
 		warning string
 		against string // rule that the override goes against
 	}{
-		"nothing is said":           {Request{}, "gvisor", "not enforced: brokered-secrets", ""},
-		"no time limit":             {Request{}, "gvisor", "time-limit (Nobody gave", ""},
+		"nothing is said":           {Request{}, "gvisor", "", ""},
+		"something handed in":       {Request{Envs: map[string]string{"TOKEN": "x"}}, "gvisor", "not enforced: brokered-secrets", ""},
 		"trusted code":              {Request{Workload: trusted, Timeout: time.Minute}, "container", "", ""},
 		"trusted, named":            {Request{Workload: trusted, Timeout: time.Minute, Driver: "gvisor"}, "gvisor", "", ""},
-		"named, not needed weaker":  {Request{Driver: "gvisor", AcceptWeaker: "just in case"}, "gvisor", "not enforced", ""},
+		"named, not needed weaker":  {Request{Driver: "gvisor", AcceptWeaker: "just in case"}, "gvisor", "", ""},
 		"container with a reason":   {Request{Driver: "container", AcceptWeaker: "a test"}, "container", "taken because: a test; against rule model-written", "model-written"},
 		"process with a reason":     {Request{Driver: "process", AcceptWeaker: "a test"}, "process", "egress-allowlist (process shares", "some-wall"},
 		"trusted process, a reason": {Request{Workload: trusted, Driver: "process", AcceptWeaker: "a test"}, "process", "nothing isolates", "some-wall"},

@@ -108,15 +108,16 @@ func hammer(t *testing.T) (claims int) {
 	var all sync.WaitGroup
 	for range clients {
 		all.Go(func() {
-			for range each {
+			for i := range each {
+				if i%50 == 49 { // all cease to ask for a while
+					time.Sleep(5 * time.Millisecond)
+				}
 				one, ok, err := p.Claim(t.Context())
 				switch {
 				case err != nil && !errors.Is(err, fs.ErrClosed):
 					t.Error(err)
 				case ok:
 					one.claimed.Add(1)
-				case rand.IntN(100) == 0: // demand ends for a while
-					time.Sleep(4 * time.Millisecond)
 				default:
 					dawdle(t.Context())
 				}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,12 +25,18 @@ func (l *looker) userNamespaces() {
 		return
 	}
 	l.facts.UserNamespaces = true
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 || !ownsAllUsers() { // who is root of his own ids only is an ordinary user already
 		return
 	}
 	if err := asNobody(func() error { return tryUserNamespace(&syscall.SysProcAttr{}) }); err != nil {
 		l.problem("user namespaces as an ordinary user", err, mend)
 	}
+}
+
+// ownsAllUsers reports whether this process is in the host's own user namespace, or in one that maps all of it.
+func ownsAllUsers() bool {
+	text, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && strings.Join(strings.Fields(string(text)), " ") == "0 0 4294967295"
 }
 
 // tryUserNamespace has a child make a user namespace, and in it a mount namespace whose mounts it changes: where AppArmor

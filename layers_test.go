@@ -26,13 +26,13 @@ const layers = `
 5  internal/manager
 4  internal/driver/all
 3  internal/driver/fake  internal/driver/process  internal/driver/container  internal/driver/gvisor  internal/driver/drivertest  internal/driver/drivertest/inside
-2  internal/driver/oci  internal/driver/hostproc  internal/guest  internal/host  internal/agent  internal/agent/account  internal/agent/files  internal/agent/proc  internal/agentbin  internal/image  internal/image/erofs  internal/image/rootfs  internal/store
+2  internal/driver/oci  internal/driver/hostproc  internal/guest  internal/host  internal/agent  internal/agent/account  internal/agent/files  internal/agent/proc  internal/agentbin  internal/image  internal/image/erofs  internal/image/rootfs  internal/store  internal/auth
 1  internal/driver  internal/policy  internal/lifecycle  internal/pool  internal/idle  internal/api  internal/api/process  internal/api/process/processconnect  internal/api/filesystem  internal/api/filesystem/filesystemconnect  internal/api/firebreak/v1  internal/api/firebreak/v1/firebreakv1connect
 0  .
 `
 
-// sameLayer lists the imports within one layer that are meant: generated code, a suite that drives its subject, and the
-// policy, which decides on what drivers report.
+// sameLayer lists the imports within one layer that are meant: generated code, a suite that drives its subject, the
+// policy, which decides on what drivers report, and the store, which keeps what others say is to be kept.
 var sameLayer = map[string][]string{
 	"internal/agent":                               {"internal/agent/account", "internal/agent/files", "internal/agent/proc"},
 	"internal/agent/files":                         {"internal/agent/account"},
@@ -44,6 +44,7 @@ var sameLayer = map[string][]string{
 	"internal/image":                               {"internal/image/erofs", "internal/image/rootfs"},
 	"internal/image/rootfs":                        {"internal/image/erofs"},
 	"internal/policy":                              {"internal/driver"},
+	"internal/store":                               {"internal/auth"},
 }
 
 // agentModules is all that may be linked into the agent, because it is copied into every sandbox and must stay small.

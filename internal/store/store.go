@@ -1,4 +1,4 @@
-// Package store keeps the records of sandboxes, in one SQLite database per state directory that several processes use
+// Package store keeps the records of sandboxes, keys and tenants, in one SQLite database per state directory that several processes use
 // at once. Whatever a method returned as done survives the death of the process at any later instant.
 package store
 
@@ -90,6 +90,7 @@ func migrations() []string {
 		PRAGMA application_id = ` + fmt.Sprint(applicationID),
 		// Beside the record, which is read and written often and is a tenth as long.
 		`ALTER TABLE sandboxes ADD COLUMN decision TEXT NOT NULL DEFAULT ''`,
+		keysSchema(),
 	}
 }
 

@@ -1,5 +1,6 @@
-// Package store keeps the records of sandboxes, keys and tenants, in one SQLite database per state directory that several processes use
-// at once. Whatever a method returned as done survives the death of the process at any later instant.
+// Package store keeps the records of sandboxes, keys and tenants, in one SQLite database per state directory that
+// several processes use at once. Whatever a method returned as done survives the death of the process at any later
+// instant.
 package store
 
 import (

@@ -25,6 +25,8 @@ const (
 	exitError    = 1
 	exitDeadline = 124
 
+	maxThreads = 1000
+
 	stopGrace = 3 * time.Second // that processes get after a signal to the agent
 	drainTime = time.Second     // that clients get then to read the last of their output
 )
@@ -46,13 +48,15 @@ func Main(args []string, stderr io.Writer) int {
 	flags.BoolVar(&c.DropCapabilities, "drop-capabilities", false, "give processes no capabilities and no new privileges")
 	flags.Int64Var(&c.PIDsMax, "pids-max", 0, "limit the `number` of processes by the sandbox's own means")
 	flags.StringVar(&c.Mark, "mark", "", "set FIREBREAK_SANDBOX_ID=`ID` for all processes")
+	threads := flags.Int("threads", 0, "make this `number` of threads at once, so that none is needed when there is none to be had")
 	if err := flags.Parse(args); err != nil {
 		return exitUsage
 	}
-	if flags.NArg() > 0 || c.PIDsMax < 0 {
-		fmt.Fprintln(stderr, "firebreak-agent: unknown arguments or a negative limit; see -help")
+	if flags.NArg() > 0 || c.PIDsMax < 0 || *threads < 0 || *threads > maxThreads {
+		fmt.Fprintln(stderr, "firebreak-agent: unknown arguments or a limit that is none; see -help")
 		return exitUsage
 	}
+	keepThreads(*threads)
 	c.Adopt, c.Log = true, log
 	code, err := run(c, *listen)
 	if err != nil {

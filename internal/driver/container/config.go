@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +18,10 @@ import (
 
 // agentPort is where the agent listens, on the loopback interface of the sandbox.
 const agentPort = 49983
+
+// agentThreads are those of the agent, beside the processes that a sandbox may have: programs that use up all of these
+// leave the agent alive to tell.
+const agentThreads = 16
 
 // agentCapabilities are what the agent itself keeps, within the user namespace of its sandbox. Its programs get none.
 var agentCapabilities = []string{
@@ -33,7 +38,7 @@ func config(spec driver.Spec, at string, base uint32) (*specs.Spec, error) {
 	bare := spec
 	bare.Root.Binds, bare.Mounts = nil, nil
 	s := oci.Base(bare, []string{oci.AgentPath, "--listen", fmt.Sprintf("tcp:127.0.0.1:%d", agentPort),
-		"--drop-capabilities", "--mark", string(spec.ID)})
+		"--drop-capabilities", "--threads", strconv.Itoa(agentThreads), "--mark", string(spec.ID)})
 	seccomp, err := oci.Seccomp()
 	if err != nil {
 		return nil, err
@@ -75,7 +80,7 @@ func resources(spec driver.Spec) *specs.LinuxResources {
 		}
 	}
 	if l.PIDs > 0 {
-		r.Pids = &specs.LinuxPids{Limit: l.PIDs}
+		r.Pids = &specs.LinuxPids{Limit: l.PIDs + agentThreads}
 	}
 	if l.CPUs > 0 {
 		quota := max(int64(l.CPUs*float64(period.Microseconds())), time.Millisecond.Microseconds())

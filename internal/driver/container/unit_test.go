@@ -335,7 +335,7 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	r := s.Linux.Resources
-	if *r.Memory.Limit != 1<<28 || r.Pids.Limit != 9 || *r.CPU.Quota != 25000 || *r.CPU.Period != 100000 || r.Devices[0].Allow {
+	if *r.Memory.Limit != 1<<28 || r.Pids.Limit != 9+agentThreads || *r.CPU.Quota != 25000 || *r.CPU.Period != 100000 || r.Devices[0].Allow {
 		t.Errorf("resources: %+v %+v %+v", r.Memory, r.Pids, r.CPU)
 	}
 	if r.Memory.Swap != nil && *r.Memory.Swap != *r.Memory.Limit {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/runsc/config"
 
+	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver/oci"
 )
 
@@ -116,7 +117,7 @@ func (c *child) start(group *oci.Cgroup) (process, error) {
 	c.cmd.ExtraFiles = append([]*os.File{c.wait}, c.cmd.ExtraFiles...)
 	c.cmd.Env = []string{gateVariable + "=3"}
 	if err := c.cmd.Start(); err != nil {
-		return process{}, errors.Join(err, c.gate.Close())
+		return process{}, errors.Join(startError(err), c.gate.Close())
 	}
 	p, err := findProcess(c.cmd.Process.Pid)
 	if err != nil {
@@ -127,6 +128,15 @@ func (c *child) start(group *oci.Cgroup) (process, error) {
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	_ = unix.Prlimit(c.pid, unix.RLIMIT_MEMLOCK, &unlimited, nil) // it does without, only slower
 	return p, c.cmd.Process.Release()                             // whoever sees its end reaps it
+}
+
+// startError tells the refusal of a namespace, for which clone(2) says that no space is left, from a full disk.
+func startError(err error) error {
+	if !errors.Is(err, unix.ENOSPC) {
+		return err
+	}
+	return &firebreak.Error{Kind: firebreak.KindHost, Op: "make its namespaces", Err: errors.New("this host allows no more of them"),
+		Mend: "allow namespaces to this process: sysctl -w user.max_user_namespaces=10000, and the other limits below /proc/sys/user"}
 }
 
 // open lets the child through its gate, once it is in the cgroup.

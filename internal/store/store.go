@@ -222,7 +222,7 @@ func explainSQLite(op string, err *sqlite.Error) error {
 }
 
 func noSpace(op string, err error) error {
-	return &firebreak.Error{Kind: firebreak.KindExhausted, Op: op, Err: fmt.Errorf("no space left: %w", err),
+	return &firebreak.Error{Kind: firebreak.KindExhausted, Op: op, Err: fmt.Errorf("no space left on device: %w", err),
 		Mend: "free space there, or use another state directory (FIREBREAK_STATE_DIR)"}
 }
 

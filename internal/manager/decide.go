@@ -71,15 +71,14 @@ func (m *Manager) decide(ctx context.Context, q Question) (policy.Decision, []dr
 	if err != nil {
 		return policy.Decision{}, nil, err
 	}
+	if q.TimeLimit == 0 { // without the duty of one it shows nowhere
+		q.TimeLimit = dutyTimeLimit
+	}
 	d, err := m.judge(q, infosOf(all))
 	if again := worthTrying(d, q, all); err == nil && len(again) > 0 {
 		if all, err = m.probes(ctx, func(name string) bool { return slices.Contains(again, name) }); err == nil {
 			d, err = m.judge(q, infosOf(all))
 		}
-	}
-	if err == nil && q.TimeLimit == 0 && needsTimeLimit(d) {
-		q.TimeLimit = dutyTimeLimit
-		d, err = m.judge(q, infosOf(all))
 	}
 	if err != nil {
 		return policy.Decision{}, nil, err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/fake"
 	"github.com/firebreak-dev/firebreak/internal/policy"
 )
 
@@ -32,14 +33,16 @@ func (d *posing) Probe(context.Context) (driver.Info, error) {
 	return d.info, d.err
 }
 
-// posers are the drivers that the built-in policy expects of a host without virtual machines.
+// posers are the drivers that the built-in policy expects of a host without virtual machines. Each has a host of its own:
+// what one held would be a wreck to another, and recovery clears those.
 type posers struct{ gvisor, container, process *posing }
 
 func (h *testHost) posers() posers {
-	pose := func(name string, b firebreak.Boundary) *posing {
-		return &posing{Driver: h.fake, info: driver.Info{Name: name, Boundary: b, Caps: driver.CapPause}}
+	pose := func(d driver.Driver, name string, b firebreak.Boundary) *posing {
+		return &posing{Driver: d, info: driver.Info{Name: name, Boundary: b, Caps: driver.CapPause}}
 	}
-	return posers{pose("gvisor", firebreak.BoundaryUserKernel), pose("container", firebreak.BoundarySharedKernel), pose("process", firebreak.BoundaryNone)}
+	return posers{pose(h.fake, "gvisor", firebreak.BoundaryUserKernel), pose(fake.New(), "container", firebreak.BoundarySharedKernel),
+		pose(fake.New(), "process", firebreak.BoundaryNone)}
 }
 
 // policed is a manager with the built-in policy and those drivers.

@@ -65,9 +65,16 @@ func (g *Guest) newProxy() http.Handler {
 		case r.Header.Get("Upgrade") != "":
 			refuse(w, http.StatusBadRequest, r.URL.Path, "the sandbox's agent switches to no other protocol")
 		default:
+			FullDuplex(w)
 			proxy.ServeHTTP(w, r)
 		}
 	})
+}
+
+// FullDuplex lets a proxy pass a request on while its answer is under way already. Without it the server of HTTP/1 takes
+// what is left of the request before it writes the answer, and the proxy, which was about to read that, gives up.
+func FullDuplex(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).EnableFullDuplex() // later versions of HTTP are so by themselves
 }
 
 var errHostile = errors.New("the sandbox gave an answer that is not of the protocol")

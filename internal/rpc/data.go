@@ -64,6 +64,7 @@ func (d *dataPlane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		ctx := context.WithValue(r.Context(), guestKey{}, g)
 		r = r.WithContext(ctx)
 		r.URL.Scheme, r.URL.Host = "http", net.JoinHostPort(id, strconv.Itoa(int(port)))
+		guest.FullDuplex(w)
 		d.ports.ServeHTTP(w, r)
 	case kind == firebreak.KindInvalid:
 		http.Error(w, err.Error(), http.StatusBadRequest)

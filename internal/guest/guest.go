@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"time"
@@ -105,8 +106,8 @@ type Config struct {
 	Deadline time.Time         // when the agent ends the sandbox by itself; zero for never
 }
 
-// Init claims the agent for the token and configures it. It tries until the agent answers, refuses, or ctx ends; it may
-// be repeated, and then replaces the configuration.
+// Init claims the agent for the token and configures it. It tries until the agent answers, refuses, or has ended, or ctx
+// ends; it may be repeated, and then replaces the configuration.
 func (g *Guest) Init(ctx context.Context, c Config) error {
 	body, err := json.Marshal(map[string]any{
 		"accessToken": g.token, "envVars": c.Envs, "defaultUser": c.User, "defaultWorkdir": c.Workdir, "deadline": c.Deadline,
@@ -117,8 +118,11 @@ func (g *Guest) Init(ctx context.Context, c Config) error {
 	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
 		err := g.ask(ctx, http.MethodPost, "/init", body)
 		var refused *firebreak.Error
-		if err == nil || errors.As(err, &refused) {
+		switch {
+		case err == nil || errors.As(err, &refused):
 			return err
+		case errors.Is(err, fs.ErrNotExist): // it has ended, and will not come
+			return &firebreak.Error{Kind: firebreak.KindUnavailable, Op: "wait for the agent", Err: err}
 		}
 		select {
 		case <-ctx.Done():

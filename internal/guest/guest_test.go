@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -87,6 +88,10 @@ func TestInitEnds(t *testing.T) {
 	g := New(func(context.Context) (net.Conn, error) { return nil, errors.New("mute") }, "token")
 	if err := g.Init(ctx, Config{}); !errors.Is(err, context.DeadlineExceeded) || firebreak.KindOf(err) != firebreak.KindUnavailable {
 		t.Errorf("with its context: %v", err)
+	}
+	ended := New(func(context.Context) (net.Conn, error) { return nil, fs.ErrNotExist }, "token")
+	if err := ended.Init(t.Context(), Config{}); !errors.Is(err, fs.ErrNotExist) || firebreak.KindOf(err) != firebreak.KindUnavailable {
+		t.Errorf("of a sandbox that has ended: %v", err)
 	}
 	mute := raw(t, "", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 	ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)

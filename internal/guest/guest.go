@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"syscall"
 	"time"
 
 	"connectrpc.com/connect"
@@ -121,7 +122,7 @@ func (g *Guest) Init(ctx context.Context, c Config) error {
 		switch {
 		case err == nil || errors.As(err, &refused):
 			return err
-		case errors.Is(err, fs.ErrNotExist): // it has ended, and will not come
+		case errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOENT): // it has ended; a socket may yet be made
 			return &firebreak.Error{Kind: firebreak.KindUnavailable, Op: "wait for the agent", Err: err}
 		}
 		select {

@@ -43,7 +43,7 @@ func (b *bench) peers() ([]*contender, error) {
 	root := filepath.Join(b.dir, "oci")
 	all := []*contender{
 		{name: "firebreak gvisor", argv: []string{b.exe, "run", state, "--isolation", "gvisor", "--", "true"}},
-		{name: "runsc do", argv: []string{b.runsc, "--network=none", "do", "true"}},
+		{name: "runsc do", argv: []string{b.runsc, "--root", root + "-runsc", "--network=none", "do", "true"}},
 		{name: "firebreak container", argv: []string{b.exe, "run", state, "--isolation", "container", "--origin", "trusted", "--", "true"}},
 		{name: "crun run", argv: []string{"crun", "--root", root, "--cgroup-manager", "cgroupfs", "run", "bench-crun"}, dir: bundle},
 		{name: "runc run", argv: []string{"runc", "--root", root + "-runc", "run", "bench-runc"}, dir: bundle},

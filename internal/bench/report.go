@@ -99,7 +99,7 @@ func (b *bench) head(w io.Writer) {
 	var uts unix.Utsname
 	_ = unix.Uname(&uts)
 	fmt.Fprintf(w, "# Benchmarks\n\n`make bench` wrote this on %s: Linux %s, %d processors, %s. The machine is shared, so read the ratios\n"+
-		"rather than the milliseconds: contenders ran in turn, and a ratio is the median over rounds of one pair.\n\n",
+		"rather than the milliseconds: contenders ran in turn, and a ratio is the median over rounds of one pair. The state of all of them lies in memory.\n\n",
 		time.Now().UTC().Format(time.DateOnly), unix.ByteSliceToString(uts.Release[:]), runtime.NumCPU(), runtime.Version())
 }
 

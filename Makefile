@@ -38,11 +38,10 @@ test-short: build ## the fast loop: no hammers, no bombs of full size
 
 bench: tools build ## measure against the peers and write BENCH.md
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CACHE)/bin/runsc ./internal/bench/runsc
-	@# Older crun refuses hosts that mount both versions of cgroups: hide the second, for all contenders alike. Their state
-	@# lies in memory, since ext4 without a journal looks long for an inode that nobody has deleted within the minute.
+	@# The state of all contenders lies in memory, since ext4 without a journal looks long for an inode that nobody has
+	@# deleted within the minute.
 	@mkdir -p $(CACHE)/bench
-	unshare --mount sh -c '[ ! -d /sys/fs/cgroup/unified ] || { umount -l /sys/fs/cgroup/unified; mount -t tmpfs none /sys/fs/cgroup/unified; }; \
-		mount -t tmpfs -o mode=0700 none $(CACHE)/bench && export TMPDIR=$(CACHE)/bench && exec $(GO) run ./internal/bench -firebreak bin/firebreak -runsc $(CACHE)/bin/runsc -out BENCH.md'
+	unshare --mount sh -c 'mount -t tmpfs -o mode=0700 none $(CACHE)/bench && TMPDIR=$(CACHE)/bench exec $(GO) run ./internal/bench -firebreak bin/firebreak -runsc $(CACHE)/bin/runsc -out BENCH.md'
 
 generate: ## regenerate the protocol code (needs protoc)
 	$(GO) generate ./...

@@ -99,7 +99,7 @@ func (b *bench) head(w io.Writer) {
 	var uts unix.Utsname
 	_ = unix.Uname(&uts)
 	fmt.Fprintf(w, "# Benchmarks\n\n`make bench` wrote this on %s: Linux %s, %d processors, %s. The machine is shared, so read the ratios\n"+
-		"rather than the milliseconds: contenders ran in turn, and a ratio is the median over rounds of one pair. The state of all of them lies in memory.\n\n",
+		"rather than the milliseconds: contenders ran in turn, and a ratio and its verdict are the median over rounds of one pair. The state of all of them lies in memory.\n\n",
 		time.Now().UTC().Format(time.DateOnly), unix.ByteSliceToString(uts.Release[:]), runtime.NumCPU(), runtime.Version())
 }
 
@@ -131,7 +131,7 @@ func oneShotTable(w io.Writer, shots []*contender) {
 			limit := time.Duration(h.factor*float64(peer.median())) + h.extra
 			beside = fmt.Sprintf("%.2f × %s", ratio(c.took, peer), h.peer)
 			budget = fmt.Sprintf("≤ %.1f × + %d ms = %s ms", h.factor, h.extra.Milliseconds(), milliseconds(limit))
-			kept = verdict(c.took.median() <= limit)
+			kept = verdict(excess(c.took, peer, h.factor) <= h.extra)
 		}
 		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s |\n", c.name, milliseconds(c.took.median()),
 			milliseconds(c.took.quantile(0.9)), beside, budget, kept)

@@ -39,3 +39,12 @@ func ratio(a, b sample) float64 {
 func milliseconds(d time.Duration) string {
 	return fmt.Sprintf("%.2f", float64(d)/float64(time.Millisecond))
 }
+
+// excess is the median over rounds of what a took beyond factor times b.
+func excess(a, b sample, factor float64) time.Duration {
+	var beyond sample
+	for i := range min(len(a), len(b)) {
+		beyond = append(beyond, a[i]-time.Duration(factor*float64(b[i])))
+	}
+	return beyond.median()
+}

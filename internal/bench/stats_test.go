@@ -22,3 +22,9 @@ func TestRatioIsTheMedianOfPairs(t *testing.T) {
 		t.Errorf("ratio = %v, want 3", got)
 	}
 }
+
+func TestExcessIsTheMedianOfPairs(t *testing.T) {
+	if got := excess(sample{20, 400, 62}, sample{10, 100, 20}, 2); got != 22 {
+		t.Errorf("excess = %v, want 22", got)
+	}
+}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/driver/oci"
 )
@@ -64,7 +66,11 @@ func killAll(ctx context.Context, record string) error {
 	return st.kill(ctx)
 }
 
+// kill ends both: the gofer dies while the sentry is waited for.
 func (st state) kill(ctx context.Context) error {
+	if err := st.Gofer.signal(unix.SIGKILL); err != nil {
+		return err
+	}
 	if err := st.Sandbox.kill(ctx); err != nil {
 		return err
 	}

@@ -59,8 +59,8 @@ func (p process) wait(ctx context.Context) error {
 	return err
 }
 
-// kill ends p and returns when it has ended; its entry in the process table is for its parent to clear.
-func (p process) kill(ctx context.Context) error {
+// signal sends p a signal, if it is still there.
+func (p process) signal(sig unix.Signal) error {
 	file, err := p.open()
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -69,8 +69,16 @@ func (p process) kill(ctx context.Context) error {
 		return err
 	}
 	defer file.Close()
-	if err := unix.PidfdSendSignal(int(file.Fd()), unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := unix.PidfdSendSignal(int(file.Fd()), sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill process %d: %w", p.PID, err)
+	}
+	return nil
+}
+
+// kill ends p and returns when it has ended.
+func (p process) kill(ctx context.Context) error {
+	if err := p.signal(unix.SIGKILL); err != nil {
+		return err
 	}
 	if err := p.wait(ctx); err != nil {
 		return fmt.Errorf("wait for the end of process %d: %w", p.PID, err)

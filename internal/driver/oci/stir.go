@@ -3,9 +3,12 @@ package oci
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/moby/sys/mountinfo"
 )
 
 // Stir has the kernel get ready to move processes between cgroups of version 1. The first move after a while waits until
@@ -30,25 +33,30 @@ func Stir() (wait func()) {
 	return work.Wait
 }
 
-// ownCgroup1 is the directory of a process's own cgroup in some hierarchy of version 1; "" if there is none.
-func ownCgroup1(mountinfo, own string) string {
-	paths := map[string]string{} // by the list of controllers
-	for line := range strings.Lines(own) {
-		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 {
-			paths[f[1]] = f[2]
-		}
+// ownCgroup1 is the directory of a process's own cgroup in some hierarchy of version 1; "" if there is none in sight.
+func ownCgroup1(mounts, own string) string {
+	hierarchies, err := mountinfo.GetMountsFromReader(strings.NewReader(mounts), mountinfo.FSTypeFilter("cgroup"))
+	if err != nil {
+		return ""
 	}
-	for line := range strings.Lines(mountinfo) {
-		before, after, _ := strings.Cut(line, " - ")
-		fields, kind := strings.Fields(before), strings.Fields(after)
-		if len(fields) < 5 || len(kind) < 3 || kind[0] != "cgroup" {
+	for line := range strings.Lines(own) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) < 3 || f[1] == "" || filepath.Clean(f[2]) != f[2] { // /.. is above the root of a cgroup namespace
 			continue
 		}
-		for controllers, path := range paths {
-			if controllers != "" && strings.Contains(kind[2], controllers) && strings.HasPrefix(path, fields[3]) {
-				return filepath.Join(fields[4], strings.TrimPrefix(path, fields[3]))
+		for _, m := range hierarchies {
+			below, err := filepath.Rel(m.Root, f[2])
+			if err == nil && filepath.IsLocal(below) && hasControllers(m.VFSOptions, f[1]) {
+				return filepath.Join(m.Mountpoint, below)
 			}
 		}
 	}
 	return ""
+}
+
+// hasControllers reports whether a mount with these options has all controllers of a list: as words, since cpu is not
+// cpuset.
+func hasControllers(options, controllers string) bool {
+	have := strings.Split(options, ",")
+	return !slices.ContainsFunc(strings.Split(controllers, ","), func(c string) bool { return !slices.Contains(have, c) })
 }

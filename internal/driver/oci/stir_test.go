@@ -2,6 +2,7 @@ package oci
 
 import (
 	"os"
+	"strings"
 	"testing"
 )
 
@@ -14,6 +15,10 @@ func TestOwnCgroup1(t *testing.T) {
 		"own cgroup":              {mounts, "5:pids:/docker/abc\n0::/\n", "/sys/fs/cgroup/pids"},
 		"below it":                {mounts, "5:pids:/docker/abc/x\n", "/sys/fs/cgroup/pids/x"},
 		"out of sight":            {mounts, "5:pids:/other\n", ""},
+		"beside it":               {mounts, "5:pids:/docker/abcd\n", ""},
+		"above the namespace":     {mounts, "5:pids:/docker/abc/../x\n", ""},
+		"another controller":      {strings.ReplaceAll(mounts, "rw,pids", "rw,cpuset"), "4:cpu:/docker/abc\n", ""},
+		"two at once":             {strings.ReplaceAll(mounts, "rw,pids", "rw,cpu,cpuacct"), "4:cpu,cpuacct:/docker/abc/x\n", "/sys/fs/cgroup/pids/x"},
 		"version 2":               {"32 30 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "0::/user\n", ""},
 		"neither":                 {"", "", ""},
 		"lines that are no lines": {"x - cgroup\n\n", "a:b\n:\n", ""},

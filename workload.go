@@ -116,6 +116,24 @@ func orchestratorWords() words { return words{"", "none", "kubernetes"} }
 func placeWords() words        { return words{"", "server", "browser"} }
 func needWords() words         { return words{"linux", "network", "file-io", "syscalls", "compute"} }
 
+// OriginWords returns the words of Origin, in the order of their declaration.
+func OriginWords() []string { return originWords()[1:] }
+
+// TenancyWords returns the words of Tenancy, in the order of their declaration.
+func TenancyWords() []string { return tenancyWords()[1:] }
+
+// DataWords returns the words of Data, in the order of their declaration.
+func DataWords() []string { return dataWords()[1:] }
+
+// OrchestratorWords returns the words of Orchestrator, in the order of their declaration.
+func OrchestratorWords() []string { return orchestratorWords()[1:] }
+
+// PlaceWords returns the words of Place, in the order of their declaration.
+func PlaceWords() []string { return placeWords()[1:] }
+
+// NeedWords returns the words of Needs, in the order of their declaration.
+func NeedWords() []string { return needWords() }
+
 func (w words) text(fact string, n uint8) string {
 	switch {
 	case n == 0:

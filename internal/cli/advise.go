@@ -47,7 +47,7 @@ The exit status is 0 if something was chosen and 1 if nothing may be.`,
 			return err
 		}
 		workload := f.message()
-		if !said(cmd.Flags()) && !f.json && isTerminal(a.in) && isTerminal(a.errOut) {
+		if !f.said() && !f.json && isTerminal(a.in) && isTerminal(a.errOut) {
 			if err := a.askWorkload(cmd.Context(), workload); err != nil {
 				return err
 			}
@@ -58,7 +58,7 @@ The exit status is 0 if something was chosen and 1 if nothing may be.`,
 }
 
 func (a *app) advise(ctx context.Context, f *adviseFlags, workload *firebreakv1.Workload) error {
-	req := &firebreakv1.AdviseRequest{Workload: workload, Driver: f.isolation, AcceptWeaker: f.acceptLower}
+	req := &firebreakv1.AdviseRequest{Workload: workload, Driver: f.isolation, AcceptWeaker: f.acceptWeaker}
 	if f.timeout > 0 {
 		req.TimeLimit = durationpb.New(time.Duration(f.timeout))
 	}

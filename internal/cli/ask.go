@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/firebreak-dev/firebreak"
 	firebreakv1 "github.com/firebreak-dev/firebreak/internal/api/firebreak/v1"
 )
 
@@ -23,11 +24,8 @@ type question struct {
 
 func questions() []question {
 	var list []question
-	for i, text := range []string{"Who wrote the code?", "Who shares the host?", "What may the code see?", "Who places sandboxes on machines?",
-		"Where does it run?"} {
-		f := facts()[i]
-		careful := []string{"model", "single", "internal", "none", "server"}[i]
-		list = append(list, question{text, strings.Join(f.words, ", "), careful, func(w *firebreakv1.Workload, text string) error {
+	for _, f := range facts() {
+		list = append(list, question{f.question, strings.Join(f.words, ", "), f.careful(), func(w *firebreakv1.Workload, text string) error {
 			word := wordFlag{fact: f}
 			if err := word.Set(text); err != nil {
 				return err
@@ -50,7 +48,7 @@ func questions() []question {
 		question{"Is it a module that can do only what it is handed?", "yes, no", "no", yes(func(w *firebreakv1.Workload, b bool) { w.Plugin = b })},
 		question{"Does it need a GPU?", "yes, no", "no", yes(func(w *firebreakv1.Workload, b bool) { w.Gpu = b })},
 		question{"Must an auditor be shown how it is isolated?", "yes, no", "no", yes(func(w *firebreakv1.Workload, b bool) { w.Audit = b })},
-		question{"What does it need, or do much of?", strings.Join(needs(), ", "), "linux, unless it is a module", answerNeeds},
+		question{"What does it need, or do much of?", strings.Join(firebreak.NeedWords(), ", "), "linux, unless it is a module", answerNeeds},
 		question{"Within what time must it start?", "like 10ms or 2s", "no bound", func(w *firebreakv1.Workload, text string) error {
 			var d durationFlag
 			if err := d.Set(text); err != nil {
@@ -64,7 +62,7 @@ func questions() []question {
 func answerNeeds(w *firebreakv1.Workload, text string) error {
 	words := strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' })
 	for _, word := range words {
-		if !slices.Contains(needs(), word) {
+		if !slices.Contains(firebreak.NeedWords(), word) {
 			return fmt.Errorf("%q is none of them", word)
 		}
 	}

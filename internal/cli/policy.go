@@ -2,10 +2,8 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
@@ -14,9 +12,6 @@ import (
 	firebreakv1 "github.com/firebreak-dev/firebreak/internal/api/firebreak/v1"
 	"github.com/firebreak-dev/firebreak/internal/policy"
 )
-
-// maxPolicyFile is more than a policy may have: its reader says so.
-const maxPolicyFile = 4 << 20
 
 func (a *app) policyCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -148,12 +143,8 @@ func (a *app) policyCheckCommand() *cobra.Command {
 }
 
 func readPolicyFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
+	text, err := policy.ReadFile(name)
 	if err != nil {
-		return nil, invalid("", err, "")
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxPolicyFile))
-	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, invalid("", err, "")
 	}
 	return text, nil

@@ -150,7 +150,7 @@ func (a *app) createRequest(f *runFlags, args []string) (*firebreakv1.CreateSand
 	}
 	req := &firebreakv1.CreateSandboxRequest{
 		Driver: f.isolation, Envs: envs, Name: f.name, Detached: f.detach || !f.remove, Command: strings.Join(args, " "),
-		Workload: f.message(), AcceptWeaker: f.acceptLower,
+		Workload: f.message(), AcceptWeaker: f.acceptWeaker,
 		Limits: &firebreakv1.Limits{Cpus: f.cpus, MemoryBytes: int64(f.memory), DiskBytes: int64(f.disk), Pids: f.pids},
 	}
 	dir := ""

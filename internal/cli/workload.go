@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,28 +14,38 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	firebreakv1 "github.com/firebreak-dev/firebreak/internal/api/firebreak/v1"
+	"github.com/firebreak-dev/firebreak/internal/policy"
 )
 
 // fact is one word that a caller says about the code, and its words.
 type fact struct {
-	flag, usage string
-	words       []string
-	check       encoding.TextUnmarshaler
+	flag, about, question string
+	words                 []string
+	check                 encoding.TextUnmarshaler
 }
 
 // facts are those with a list of words, in the order in which advise asks for them.
 func facts() []fact {
 	return []fact{
-		{"origin", "who wrote the code: `word` none, trusted, model or untrusted (default model)", []string{"none", "trusted", "model", "untrusted"}, new(firebreak.Origin)},
-		{"tenancy", "who shares the host: `word` single or multi (default single)", []string{"single", "multi"}, new(firebreak.Tenancy)},
-		{"data", "what the code may see: `word` public, internal, regulated, finance, health or personal (default internal)",
-			[]string{"public", "internal", "regulated", "finance", "health", "personal"}, new(firebreak.Data)},
-		{"orchestrator", "who places sandboxes on machines: `word` none or kubernetes (default none)", []string{"none", "kubernetes"}, new(firebreak.Orchestrator)},
-		{"place", "where the code runs: `word` server or browser (default server)", []string{"server", "browser"}, new(firebreak.Place)},
+		{"origin", "who wrote the code", "Who wrote the code?", firebreak.OriginWords(), new(firebreak.Origin)},
+		{"tenancy", "who shares the host", "Who shares the host?", firebreak.TenancyWords(), new(firebreak.Tenancy)},
+		{"data", "what the code may see", "What may the code see?", firebreak.DataWords(), new(firebreak.Data)},
+		{"orchestrator", "who places sandboxes on machines", "Who places sandboxes on machines?", firebreak.OrchestratorWords(), new(firebreak.Orchestrator)},
+		{"place", "where the code runs", "Where does it run?", firebreak.PlaceWords(), new(firebreak.Place)},
 	}
 }
 
-func needs() []string { return []string{"linux", "network", "file-io", "syscalls", "compute"} }
+// careful is the word that is taken for the fact where nobody says one.
+func (f fact) careful() string {
+	_, taken := policy.Complete(firebreak.Workload{})
+	i := slices.IndexFunc(taken, func(a policy.Assumption) bool { return a.Fact == f.flag })
+	return taken[i].Value
+}
+
+func (f fact) usage() string {
+	last := len(f.words) - 1
+	return fmt.Sprintf("%s: `word` %s or %s (default %s)", f.about, strings.Join(f.words[:last], ", "), f.words[last], f.careful())
+}
 
 // wordFlag is a pflag.Value that takes one of a few words.
 type wordFlag struct {
@@ -59,30 +70,34 @@ func (f *wordFlag) String() string { return f.value }
 
 // workloadFlags are what run and advise are told about the code.
 type workloadFlags struct {
-	words                  []*wordFlag
-	gpu, plugin, audit     bool
-	needs                  []string
-	startWithin            durationFlag
-	isolation, acceptLower string
+	set                     *pflag.FlagSet
+	words                   []*wordFlag
+	gpu, plugin, audit      bool
+	needs                   []string
+	startWithin             durationFlag
+	isolation, acceptWeaker string
 }
 
 func (f *workloadFlags) add(cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringVar(&f.isolation, "isolation", "", "`driver`: gvisor, container or process (default: the policy chooses)")
-	flags.StringVar(&f.acceptLower, "accept-weaker", "", "`why` the driver named by --isolation may be weaker than the policy accepts")
+	f.set = pflag.NewFlagSet("workload", pflag.ContinueOnError)
+	f.set.StringVar(&f.isolation, "isolation", "", "`driver`: gvisor, container or process (default: the policy chooses)")
+	f.set.StringVar(&f.acceptWeaker, "accept-weaker", "", "`why` the driver named by --isolation may be weaker than the policy accepts")
 	for _, fact := range facts() {
 		word := &wordFlag{fact: fact}
 		f.words = append(f.words, word)
-		flags.Var(word, fact.flag, fact.usage)
-		complete(cmd, fact.flag, fact.words)
+		f.set.Var(word, fact.flag, fact.usage())
 	}
-	flags.BoolVar(&f.gpu, "gpu", false, "the code needs a GPU")
-	flags.BoolVar(&f.plugin, "plugin", false, "the code is a module that can do only what it is handed")
-	flags.BoolVar(&f.audit, "audit", false, "an auditor must be shown how the code is isolated")
-	flags.StringSliceVar(&f.needs, "needs", nil, "what the code needs or does much of: `list` of linux, network, file-io, syscalls, compute")
-	flags.Var(&f.startWithin, "start-within", "`time` from the request to its first instruction, like 10ms")
+	f.set.BoolVar(&f.gpu, "gpu", false, "the code needs a GPU")
+	f.set.BoolVar(&f.plugin, "plugin", false, "the code is a module that can do only what it is handed")
+	f.set.BoolVar(&f.audit, "audit", false, "an auditor must be shown how the code is isolated")
+	f.set.StringSliceVar(&f.needs, "needs", nil, "what the code needs or does much of: `list` of "+strings.Join(firebreak.NeedWords(), ", "))
+	f.set.Var(&f.startWithin, "start-within", "`time` from the request to its first instruction, like 10ms")
+	cmd.Flags().AddFlagSet(f.set)
+	for _, word := range f.words {
+		complete(cmd, word.fact.flag, word.fact.words)
+	}
 	complete(cmd, "isolation", drivers())
-	complete(cmd, "needs", needs())
+	complete(cmd, "needs", firebreak.NeedWords())
 }
 
 // complete offers a flag's words to the shell.
@@ -95,7 +110,7 @@ func (f *workloadFlags) check() error {
 	if near := nearest(f.isolation, drivers()); near != "" && near != f.isolation {
 		return invalid("", fmt.Errorf("unknown isolation %q", f.isolation), "did you mean "+near+"?")
 	}
-	if f.acceptLower != "" && f.isolation == "" {
+	if f.acceptWeaker != "" && f.isolation == "" {
 		return invalid("", errors.New("--accept-weaker without a driver"), "name it: --isolation NAME")
 	}
 	if _, err := firebreak.ReadNeeds(f.needs...); err != nil {
@@ -104,7 +119,7 @@ func (f *workloadFlags) check() error {
 	return nil
 }
 
-// message is what is said; nil if nothing is.
+// message is what is said.
 func (f *workloadFlags) message() *firebreakv1.Workload {
 	w := &firebreakv1.Workload{Gpu: f.gpu, Plugin: f.plugin, Audit: f.audit, Needs: f.needs}
 	for _, word := range f.words {
@@ -132,17 +147,9 @@ func setFact(w *firebreakv1.Workload, name, word string) {
 }
 
 // said reports whether any of the flags is there.
-func said(flags *pflag.FlagSet) bool {
+func (f *workloadFlags) said() bool {
 	found := false
-	flags.Visit(func(f *pflag.Flag) {
-		switch f.Name {
-		case "gpu", "plugin", "audit", "needs", "start-within", "isolation", "accept-weaker":
-			found = true
-		}
-		for _, fact := range facts() {
-			found = found || f.Name == fact.flag
-		}
-	})
+	f.set.VisitAll(func(flag *pflag.Flag) { found = found || flag.Changed })
 	return found
 }
 

@@ -83,9 +83,7 @@ func (m *Manager) decide(ctx context.Context, q Question) (policy.Decision, []dr
 	if err != nil {
 		return policy.Decision{}, nil, err
 	}
-	if unmet := d.Unmet(); unmet != nil {
-		d.Refuse(*unmet)
-	}
+	d.RefuseUnmet()
 	return d, infosOf(all), nil
 }
 

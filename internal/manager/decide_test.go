@@ -167,7 +167,7 @@ func TestBadPolicyMakesNothing(t *testing.T) {
 		writePolicy(t, strings.Replace(anything, "when: true", "when: gpo", 1)): ":6: rule all: when: ",
 		filepath.Join(h.dir, "none.yaml"):                                       "no such file",
 		h.dir:                                                                   "is a directory",
-		writePolicy(t, strings.Repeat("#", maxPolicy+1)):                        "is larger than",
+		writePolicy(t, strings.Repeat("#", 1<<20+1)):                            "is larger than",
 	} {
 		m := h.process(t, func(c *Config) { c.Policy = path })
 		for name, err := range map[string]error{"advise": second(m.Advise(t.Context(), Question{}))} {

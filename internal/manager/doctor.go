@@ -100,9 +100,7 @@ func commonCases(infos []driver.Info) ([]Case, error) {
 		{Origin: firebreak.OriginTrusted, Tenancy: firebreak.TenancySingle},
 	} {
 		d := policy.Decide(p, w, infos)
-		if unmet := d.Unmet(); unmet != nil {
-			d.Refuse(*unmet)
-		}
+		d.RefuseUnmet()
 		cases[i].Decision = d
 	}
 	return cases, nil

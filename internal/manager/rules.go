@@ -3,18 +3,11 @@ package manager
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
-	"fmt"
-	"io"
-	"os"
 	"sync"
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/policy"
 )
-
-// maxPolicy bounds what is read of a policy's file; the policy's own reader refuses less.
-const maxPolicy = 4 << 20
 
 // rules is the policy of this manager. Compiling it costs more than all else that a decision needs, so it is read when it
 // is first asked for and compiled only for a decision that no earlier process has kept.
@@ -44,15 +37,9 @@ func newRules(file string) rules {
 func readRules(file string) (rulesText, error) {
 	t := rulesText{data: policy.DefaultYAML(), name: "default.yaml"}
 	if file != "" {
-		f, err := os.Open(file)
-		if err == nil {
-			t.name = file
-			t.data, err = io.ReadAll(io.LimitReader(f, maxPolicy+1))
-			err = errors.Join(err, f.Close())
-		}
-		if err == nil && len(t.data) > maxPolicy {
-			err = fmt.Errorf("%s is larger than %d bytes", file, maxPolicy)
-		}
+		var err error
+		t.name = file
+		t.data, err = policy.ReadFile(file)
 		if err != nil {
 			return t, &firebreak.Error{Kind: firebreak.KindInvalid, Op: "read policy", Err: err,
 				Mend: "name a file that can be read with --policy or FIREBREAK_POLICY"}

@@ -172,21 +172,12 @@ func newCompiler(technologies []string) (*compiler, error) {
 
 // vocabulary lists the words of each fact that is one of a few words.
 func vocabulary(technologies []string) map[string][]string {
-	words := map[string][]string{"tech.name": technologies}
-	for o := firebreak.OriginNone; o <= firebreak.OriginUntrusted; o++ {
-		words["origin"] = append(words["origin"], o.String())
+	words := map[string][]string{
+		"tech.name": technologies, "origin": firebreak.OriginWords(), "tenancy": firebreak.TenancyWords(),
+		"orchestrator": firebreak.OrchestratorWords(), "place": firebreak.PlaceWords(),
 	}
-	for t := firebreak.TenancySingle; t <= firebreak.TenancyMulti; t++ {
-		words["tenancy"] = append(words["tenancy"], t.String())
-	}
-	for d := firebreak.DataPublic; d <= firebreak.DataRegulated; d++ {
+	for d := firebreak.DataPublic; d <= firebreak.DataRegulated; d++ { // conditions see classes
 		words["data"] = append(words["data"], d.String())
-	}
-	for o := firebreak.OrchestratorNone; o <= firebreak.OrchestratorKubernetes; o++ {
-		words["orchestrator"] = append(words["orchestrator"], o.String())
-	}
-	for p := firebreak.PlaceServer; p <= firebreak.PlaceBrowser; p++ {
-		words["place"] = append(words["place"], p.String())
 	}
 	for b := firebreak.BoundaryNone; b <= firebreak.BoundaryVirtualMachine; b++ {
 		words["tech.boundary"] = append(words["tech.boundary"], b.String())

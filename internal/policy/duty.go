@@ -126,8 +126,12 @@ func (d *Decision) Unmet() *DutyStatus {
 	return nil
 }
 
-// Refuse takes the choice back because of an unmet duty.
-func (d *Decision) Refuse(unmet DutyStatus) {
+// RefuseUnmet takes the choice back if a duty is unmet.
+func (d *Decision) RefuseUnmet() {
+	unmet := d.Unmet()
+	if unmet == nil {
+		return
+	}
 	r := Refusal{Kind: firebreak.KindUnsupported, Text: fmt.Sprintf("%s would be chosen, but the duty %s is not met: %s", d.Driver, unmet.Duty, strings.TrimSuffix(unmet.Text, ".")),
 		Mend: "do without what the duty is about", Rules: unmet.Rules}
 	switch unmet.Duty {

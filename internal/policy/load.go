@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"strings"
 
@@ -23,6 +25,19 @@ func Default() (*Policy, error) { return Load(defaultYAML, "default.yaml") }
 
 // DefaultYAML returns the text of the built-in policy.
 func DefaultYAML() []byte { return slices.Clone(defaultYAML) }
+
+// ReadFile reads the text of a policy, for Load. It reads no more than a policy may have.
+func ReadFile(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err = errors.Join(err, f.Close()); err == nil && len(text) > maxFile {
+		err = fmt.Errorf("%s is larger than %d bytes", name, maxFile)
+	}
+	return text, err
+}
 
 // Load reads a policy; name is the file's, for messages. With `extends: default` its rules are added to the built-in
 // ones, and as rules only take technologies away it cannot accept more; without, it replaces them. Whatever is wrong is

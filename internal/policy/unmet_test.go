@@ -34,7 +34,7 @@ func TestWhatNobodyGetsIsRefused(t *testing.T) {
 		if unmet == nil {
 			continue
 		}
-		d.Refuse(*unmet)
+		d.RefuseUnmet()
 		if unmet.Duty != c.unmet || d.Driver != "" || d.Boundary != 0 || d.Refusal.Mend == "" || !slices.Equal(d.Refusal.Rules, unmet.Rules) || firebreak.KindOf(d.Err()) != firebreak.KindUnsupported {
 			t.Errorf("%s: %+v", name, d)
 		}

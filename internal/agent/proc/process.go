@@ -70,7 +70,7 @@ func (p *Process) start(prep *prepared, req *processv1.StartRequest) (err error)
 			if err == nil {
 				p.pid = pid
 				p.manager.add(p) // before it can end
-				p.manager.exposeToOOM(p)
+				p.manager.exposeToOOM(pid, p.user)
 			}
 			return pid, err
 		}, func(status unix.WaitStatus) {
@@ -85,11 +85,11 @@ func (p *Process) start(prep *prepared, req *processv1.StartRequest) (err error)
 }
 
 // exposeToOOM is best effort: /proc may be read-only, and the child's file belongs to its user.
-func (m *Manager) exposeToOOM(p *Process) {
+func (m *Manager) exposeToOOM(pid int, u account.User) {
 	if m.oom == nil {
 		return
 	}
-	name := fmt.Sprintf("/proc/%d/oom_score_adj", p.pid)
+	name := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
 	write := func() error { // os.WriteFile makes nine system calls of these three
 		fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -99,8 +99,8 @@ func (m *Manager) exposeToOOM(p *Process) {
 		return errors.Join(err, unix.Close(fd))
 	}
 	if errors.Is(write(), os.ErrPermission) {
-		if err := m.Session.Do(p.user, write); err != nil {
-			m.Log.Debug("raise oom_score_adj", "pid", p.pid, "error", err)
+		if err := m.Session.Do(u, write); err != nil {
+			m.Log.Debug("raise oom_score_adj", "pid", pid, "error", err)
 		}
 	}
 }

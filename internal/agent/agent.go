@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/agent/account"
+	"github.com/firebreak-dev/firebreak/internal/agent/code"
 	"github.com/firebreak-dev/firebreak/internal/agent/files"
 	"github.com/firebreak-dev/firebreak/internal/agent/proc"
 )
@@ -46,12 +47,14 @@ type Agent struct {
 	spawner *proc.Spawner
 	procs   *proc.Manager
 	files   *files.Service
+	code    *code.Service
 	claim   claim
 	metrics sampler
 	handler http.Handler
 	due     chan struct{} // closed at the deadline
 	dueOnce sync.Once
 
+	codePort *handed // connections to the code interpreter
 	requests inflight
 	live     context.Context // of all requests and of the connections that were taken over
 	hangUp   context.CancelFunc
@@ -82,11 +85,13 @@ func New(c Config) (*Agent, error) {
 	}
 	a.procs = proc.New(proc.Config{Session: a.session, Reaper: a.reaper, Spawner: a.spawner, Mark: mark, Ring: c.Ring, Log: c.Log})
 	a.files = files.New(a.session, c.Log)
+	a.code, a.codePort = code.New(code.Config{Session: a.session, Procs: a.procs, Log: c.Log}), newHanded()
 	a.handler = a.routes()
 	a.live, a.hangUp = context.WithCancel(context.Background())
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop = stop
 	a.work.Go(func() { a.reaper.Run(ctx) })
+	a.work.Go(a.serveCode)
 	return a, nil
 }
 
@@ -200,7 +205,9 @@ var ErrDeadline = errors.New("the sandbox's time is up")
 // Close kills all processes and waits for everything that New and requests started.
 func (a *Agent) Close() {
 	a.claim.close()
+	a.hangUp() // also of an agent that never served
 	a.files.Close()
+	a.code.Close()
 	a.procs.Close()
 	a.spawner.Close()
 	a.stop()

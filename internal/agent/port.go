@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -11,10 +12,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/firebreak-dev/firebreak/internal/agent/code"
 	"github.com/firebreak-dev/firebreak/internal/agent/files"
 )
 
-// servePort turns the connection into one to a TCP port of the sandbox's loopback.
+// servePort turns the connection into one to a TCP port of the sandbox's loopback. The code interpreter's is always the
+// agent's own: a program of the sandbox that listened there would be given clients' tokens.
 func (a *Agent) servePort(w http.ResponseWriter, r *http.Request) {
 	port, err := strconv.ParseUint(r.PathValue("port"), 10, 16)
 	if err != nil || port == 0 {
@@ -26,23 +29,21 @@ func (a *Agent) servePort(w http.ResponseWriter, r *http.Request) {
 		files.Error(w, http.StatusUpgradeRequired, errors.New("ask with Upgrade: tcp"))
 		return
 	}
+	if port == code.Port {
+		a.handCode(w)
+		return
+	}
 	inside, err := a.dialPort(r, strconv.FormatUint(port, 10))
 	if err != nil {
 		files.Error(w, http.StatusBadGateway, fmt.Errorf("port %d is not open: %w", port, err))
 		return
 	}
 	defer inside.Close() //nolint:errcheck // both directions have ended
-	outside, buffered, err := http.NewResponseController(w).Hijack()
+	outside, buffered, err := takeOver(w)
 	if err != nil {
-		files.Error(w, http.StatusNotImplemented, fmt.Errorf("take the connection over: %w", err))
 		return
 	}
 	defer outside.Close() //nolint:errcheck // as above
-	_ = outside.SetDeadline(time.Time{})
-	const answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
-	if _, err := io.WriteString(outside, answer); err != nil {
-		return
-	}
 	// A hijacked connection is the handler's own: when the agent stops, nobody else closes it. The request's context
 	// does not tell: it ends at the end of input.
 	stop := context.AfterFunc(a.live, func() {
@@ -51,6 +52,30 @@ func (a *Agent) servePort(w http.ResponseWriter, r *http.Request) {
 	})
 	defer stop()
 	join(outside, buffered, inside)
+}
+
+// takeOver hijacks the connection and says so to the other end. On error it has answered.
+func takeOver(w http.ResponseWriter) (net.Conn, *bufio.Reader, error) {
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		err = fmt.Errorf("take the connection over: %w", err)
+		files.Error(w, http.StatusNotImplemented, err)
+		return nil, nil, err
+	}
+	_ = conn.SetDeadline(time.Time{})
+	const answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+	if _, err := io.WriteString(conn, answer); err != nil {
+		_ = conn.Close()
+		return nil, nil, err
+	}
+	return conn, buffered.Reader, nil
+}
+
+// handCode hands the connection to the code interpreter.
+func (a *Agent) handCode(w http.ResponseWriter) {
+	if conn, buffered, err := takeOver(w); err == nil && !a.codePort.give(takenOver{conn, buffered}) {
+		_ = conn.Close()
+	}
 }
 
 // dialPort tries both loopbacks: servers of some languages listen on only one.

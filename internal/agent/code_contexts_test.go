@@ -164,7 +164,7 @@ func TestContexts(t *testing.T) {
 		t.Errorf("delete: %d", status)
 	}
 	for method, path := range map[string]string{"DELETE": "/contexts/" + own, "POST": "/contexts/" + own + "/restart"} {
-		if status, text := i.ask(method, path, ""); status != 404 || text != "Context "+own+" not found\n" {
+		if status, text := i.ask(method, path, ""); status != 404 || text != "Context "+own+" not found" {
 			t.Errorf("%s %s: %d %q", method, path, status, text)
 		}
 	}

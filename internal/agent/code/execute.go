@@ -185,5 +185,5 @@ func refuse(w http.ResponseWriter, err error) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(statusOf(err))
 	text := err.Error()
-	_, _ = fmt.Fprintln(w, strings.ToValidUTF8(text[:min(len(text), maxText)], "")) // the client went away
+	_, _ = fmt.Fprint(w, strings.ToValidUTF8(text[:min(len(text), maxText)], "")) // the client went away
 }

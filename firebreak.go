@@ -47,6 +47,7 @@ type State string
 const (
 	StateCreating State = "creating" // its record is saved, its driver is at work
 	StateRunning  State = "running"  // its agent answers
+	StatePaused   State = "paused"   // frozen, with its memory kept
 	StateStopping State = "stopping" // being destroyed
 	StateEnded    State = "ended"    // nothing of it is left but what the record says
 )
@@ -58,6 +59,15 @@ type Limits struct {
 	Disk   int64   `json:"disk,omitempty"`   // bytes in the writable layer
 	PIDs   int64   `json:"pids,omitempty"`   // processes and threads
 }
+
+// TimeoutAction is what becomes of a sandbox when its time is up. Empty is TimeoutKill.
+type TimeoutAction string
+
+// The actions at the end of a sandbox's time.
+const (
+	TimeoutKill  TimeoutAction = "kill"
+	TimeoutPause TimeoutAction = "pause" // until somebody resumes it
+)
 
 // EndReason says why a sandbox ended.
 type EndReason string

@@ -31,6 +31,12 @@ type Request struct {
 	Detached bool          // it lives on when this process ends
 	Name     string
 	Command  string // what it is for, shown to people
+
+	Metadata     map[string]string       // the caller's own words about it
+	Annotations  map[string]string       // the door's own, kept with the record
+	TrafficToken string                  // asked for by the door of those who reach its ports; kept with the record
+	OnTimeout    firebreak.TimeoutAction // empty: kill
+	AutoResume   bool                    // traffic resumes it when it is paused
 }
 
 const (

@@ -229,8 +229,10 @@ func noSpace(op string, err error) error {
 // Record is all that is kept of a sandbox.
 type Record struct {
 	ID       driver.ID          `json:"id"`
-	Name     string             `json:"name,omitempty"` // unique among those that have not ended
-	Owner    string             `json:"owner"`          // the process that made it or is ending it
+	Tenant   string             `json:"tenant,omitempty"` // whose it is; empty: the operator's
+	Name     string             `json:"name,omitempty"`   // unique among those of its tenant that have not ended
+	Pool     string             `json:"pool,omitempty"`   // where it lies, made ahead and nobody's yet; empty: it is somebody's
+	Owner    string             `json:"owner"`            // the process that made it or is ending it
 	State    firebreak.State    `json:"state"`
 	Detached bool               `json:"detached,omitempty"`
 	Driver   string             `json:"driver"`
@@ -242,11 +244,27 @@ type Record struct {
 	Spec     driver.Spec        `json:"spec"`
 	Token    string             `json:"token"` // of its agent
 	Warnings []string           `json:"warnings,omitempty"`
-	Created  time.Time          `json:"created"`
-	Deadline time.Time          `json:"deadline,omitzero"`
-	Ended    time.Time          `json:"ended,omitzero"`
-	Exit     driver.Exit        `json:"exit,omitzero"` // why and how it ended, known from state stopping on
-	Usage    driver.Usage       `json:"usage,omitzero"`
+
+	Metadata     map[string]string       `json:"metadata,omitempty"`    // the caller's
+	Annotations  map[string]string       `json:"annotations,omitempty"` // the door's own; nobody else reads them
+	TrafficToken string                  `json:"traffic_token,omitempty"`
+	OnTimeout    firebreak.TimeoutAction `json:"on_timeout,omitempty"`
+	AutoResume   bool                    `json:"auto_resume,omitempty"` // traffic resumes it when it is paused
+	Agent        Agent                   `json:"agent,omitzero"`
+
+	Created  time.Time    `json:"created"`
+	Deadline time.Time    `json:"deadline,omitzero"`
+	Paused   time.Time    `json:"paused,omitzero"` // since when, in state paused
+	Ended    time.Time    `json:"ended,omitzero"`
+	Exit     driver.Exit  `json:"exit,omitzero"` // why and how it ended, known from state stopping on
+	Usage    driver.Usage `json:"usage,omitzero"`
+}
+
+// Agent is what its agent was told, to be told again after a change of the deadline.
+type Agent struct {
+	Envs    map[string]string `json:"envs,omitempty"`
+	User    string            `json:"user,omitempty"`
+	Workdir string            `json:"workdir,omitempty"`
 }
 
 func (r Record) encode() (string, error) {

@@ -2,6 +2,7 @@ package firebreak
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -103,6 +104,17 @@ const (
 	NeedSyscalls                   // makes many system calls
 	NeedCompute                    // computes for most of its time
 )
+
+// AtLeast returns what w says, completed by what floor says: of who wrote the code, who shares the host and what it may
+// see, the riskier of both holds, so that nobody talks his own code harmless who was told what it is.
+func (w Workload) AtLeast(floor Workload) Workload {
+	w.Origin, w.Tenancy, w.Data = max(w.Origin, floor.Origin), max(w.Tenancy, floor.Tenancy), max(w.Data, floor.Data)
+	w.GPU, w.Plugin, w.Audit = w.GPU || floor.GPU, w.Plugin || floor.Plugin, w.Audit || floor.Audit
+	w.Needs |= floor.Needs
+	w.StartWithin = cmp.Or(w.StartWithin, floor.StartWithin)
+	w.Orchestrator, w.Place = cmp.Or(w.Orchestrator, floor.Orchestrator), cmp.Or(w.Place, floor.Place)
+	return w
+}
 
 // words is the text of an enumeration, by number; the first stands for unset and is the empty text.
 type words []string

@@ -162,3 +162,13 @@ func (a *account) take(l Limits, now time.Time) (time.Duration, error) {
 	r.CancelAt(now)
 	return wait, fmt.Errorf("its limit is %g creates per second, %d at a time", l.CreatesPerSecond, burst)
 }
+
+// LimitError is a limit of the tenant's that is reached for now. It is in the chain of errors of firebreak.KindExhausted.
+type LimitError struct {
+	RetryAfter time.Duration // at least how long to wait before it is worth another try
+	Err        error
+}
+
+func (e *LimitError) Error() string { return e.Err.Error() }
+
+func (e *LimitError) Unwrap() error { return e.Err }

@@ -22,10 +22,12 @@ const (
 	EventExpired        // its deadline passed
 	EventLost           // it is not where its record says
 	EventDeleted        // somebody wants it gone
+	EventFrozen         // it is frozen, with its memory kept
+	EventThawed         // it goes on
 	EventCleared        // its driver holds nothing of it any more
 )
 
-var eventNames = [...]string{"invalid", "answered", "failed", "exited", "expired", "lost", "deleted", "cleared"}
+var eventNames = [...]string{"invalid", "answered", "failed", "exited", "expired", "lost", "deleted", "frozen", "thawed", "cleared"}
 
 func (e Event) String() string {
 	if int(e) < len(eventNames) {
@@ -36,12 +38,12 @@ func (e Event) String() string {
 
 // States lists all states, in the order of a sandbox's life.
 func States() []firebreak.State {
-	return []firebreak.State{firebreak.StateCreating, firebreak.StateRunning, firebreak.StateStopping, firebreak.StateEnded}
+	return []firebreak.State{firebreak.StateCreating, firebreak.StateRunning, firebreak.StatePaused, firebreak.StateStopping, firebreak.StateEnded}
 }
 
 // Events lists all events.
 func Events() []Event {
-	return []Event{EventAnswered, EventFailed, EventExited, EventExpired, EventLost, EventDeleted, EventCleared}
+	return []Event{EventAnswered, EventFailed, EventExited, EventExpired, EventLost, EventDeleted, EventFrozen, EventThawed, EventCleared}
 }
 
 type move struct {
@@ -56,6 +58,7 @@ func table() []move {
 	const (
 		creating = firebreak.StateCreating
 		running  = firebreak.StateRunning
+		paused   = firebreak.StatePaused
 		stopping = firebreak.StateStopping
 		ended    = firebreak.StateEnded
 	)
@@ -68,6 +71,11 @@ func table() []move {
 		{running, EventExpired, stopping},
 		{running, EventLost, stopping},
 		{running, EventDeleted, stopping},
+		{running, EventFrozen, paused},
+		{paused, EventThawed, running},
+		{paused, EventExited, stopping},
+		{paused, EventLost, stopping},
+		{paused, EventDeleted, stopping},
 		{stopping, EventLost, stopping},
 		{stopping, EventDeleted, stopping},
 		{stopping, EventCleared, ended},
@@ -112,6 +120,7 @@ type Found struct {
 	Owned    bool // the process that made or is ending it is alive
 	Detached bool // it was made to outlive that process
 	Overdue  bool // its deadline is past
+	Pauses   bool // it is to be paused, not ended, at its deadline
 }
 
 // Recover says what is to become of a found sandbox, and by which event if it is to be removed.
@@ -123,9 +132,9 @@ func Recover(f Found) (Goal, Event) {
 		return GoalLeave, EventInvalid
 	case f.State == firebreak.StateEnded:
 		return GoalForget, EventInvalid
-	case f.State == firebreak.StateRunning && f.Overdue:
+	case f.State == firebreak.StateRunning && f.Overdue && !f.Pauses:
 		return GoalRemove, EventExpired
-	case f.State == firebreak.StateRunning && f.Detached:
+	case (f.State == firebreak.StateRunning || f.State == firebreak.StatePaused) && f.Detached:
 		return GoalKeep, EventInvalid
 	}
 	return GoalRemove, EventLost

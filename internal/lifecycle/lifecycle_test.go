@@ -18,6 +18,8 @@ func TestNextTakesEveryStateAndEvent(t *testing.T) {
 	want := map[string]firebreak.State{
 		"creating answered": "running", "creating failed": "stopping", "creating lost": "stopping", "creating deleted": "stopping",
 		"running exited": "stopping", "running expired": "stopping", "running lost": "stopping", "running deleted": "stopping",
+		"running frozen": "paused", "paused thawed": "running",
+		"paused exited": "stopping", "paused lost": "stopping", "paused deleted": "stopping",
 		"stopping lost": "stopping", "stopping deleted": "stopping", "stopping cleared": "ended",
 		"ended deleted": "ended",
 	}
@@ -44,11 +46,11 @@ func TestNextTakesEveryStateAndEvent(t *testing.T) {
 	}
 }
 
-// From every state the end can be reached by deleting, and time never runs backwards.
+// From every state the end can be reached by deleting, and time never runs backwards, but for what is resumed.
 func TestEveryWayEnds(t *testing.T) {
 	order := States()
 	for _, m := range table() {
-		if slices.Index(order, m.to) < slices.Index(order, m.from) {
+		if slices.Index(order, m.to) < slices.Index(order, m.from) && m.event != EventThawed {
 			t.Errorf("%s --%s--> %s goes back", m.from, m.event, m.to)
 		}
 	}
@@ -72,8 +74,8 @@ func TestRecoverTakesEveryCase(t *testing.T) {
 	for _, s := range States() {
 		for _, owned := range bools {
 			for _, detached := range bools {
-				for _, overdue := range bools {
-					f := Found{s, owned, detached, overdue}
+				for i := range 4 {
+					f := Found{s, owned, detached, i&1 != 0, i&2 != 0}
 					goal, event := Recover(f)
 					if want, wantEvent := recoverByRules(f); goal != want || event != wantEvent {
 						t.Errorf("%+v: %s by %s, want %s by %s", f, goal, event, want, wantEvent)
@@ -88,24 +90,26 @@ func TestRecoverTakesEveryCase(t *testing.T) {
 			}
 		}
 	}
-	if seen != 32 {
-		t.Fatalf("%d cases, want 32", seen)
+	if seen != 80 {
+		t.Fatalf("%d cases, want 80", seen)
 	}
 }
 
 // recoverByRules states the rules one by one, in another way than Recover does.
 func recoverByRules(f Found) (Goal, Event) {
-	alive := f.State == firebreak.StateRunning
+	running := f.State == firebreak.StateRunning
+	alive := running || f.State == firebreak.StatePaused
+	late := running && f.Overdue && !f.Pauses // what is paused has no deadline
 	if f.Owned || (f.State == firebreak.StateEnded && f.Detached) {
 		return GoalLeave, EventInvalid
 	}
 	if f.State == firebreak.StateEnded {
 		return GoalForget, EventInvalid
 	}
-	if alive && f.Detached && !f.Overdue {
+	if alive && f.Detached && !late {
 		return GoalKeep, EventInvalid
 	}
-	if alive && f.Overdue {
+	if late {
 		return GoalRemove, EventExpired
 	}
 	return GoalRemove, EventLost

@@ -9,13 +9,13 @@ import (
 func BenchmarkDecide(b *testing.B) {
 	h := newHost(b)
 	m := h.policed(b, h.posers())
-	if _, err := m.Advise(b.Context(), Question{}); err != nil {
+	if _, err := m.Advise(operator(b.Context()), Question{}); err != nil {
 		b.Fatal(err)
 	}
 	for b.Loop() {
 		m.infos = map[string]probed{}
 		m.rules = newRules("")
-		if _, _, err := m.decide(b.Context(), Question{}); err != nil {
+		if _, _, err := m.decide(operator(b.Context()), Question{}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -28,7 +28,7 @@ func BenchmarkDecideAnew(b *testing.B) {
 	m.key = func() (string, error) { return "", errors.New("none") }
 	for b.Loop() {
 		m.rules = newRules("")
-		if _, _, err := m.decide(b.Context(), Question{}); err != nil {
+		if _, _, err := m.decide(operator(b.Context()), Question{}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/guest"
 	"github.com/firebreak-dev/firebreak/internal/lifecycle"
@@ -18,21 +20,72 @@ import (
 
 // box is a living sandbox with a handle in this process, which made it or found it.
 type box struct {
-	rec   store.Record // as of when the handle was got
-	sb    driver.Sandbox
-	guest *guest.Guest
-	done  chan struct{} // closed when its watch has ended
+	sb      driver.Sandbox
+	guest   *guest.Guest
+	done    chan struct{} // closed when its watch has ended
+	release func()        // gives back what its tenant's limits count
+	turn    chan struct{} // holds one token while somebody pauses, resumes or gives it time
+
+	mu    sync.Mutex
+	rec   store.Record // guarded by mu: as last known
+	known time.Time    // guarded by mu: when that was
+	due   *time.Timer  // guarded by mu: ends the watch's wait at the deadline
+}
+
+// staleness bounds for how long what another process did to a sandbox may go unseen.
+const staleness = 500 * time.Millisecond
+
+func (b *box) record() store.Record {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rec
+}
+
+// note takes what is now known of the sandbox, and with it the time at which it is due.
+func (b *box) note(rec store.Record) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.rec, b.known = rec, time.Now()
+	if b.due != nil {
+		b.dueLocked()
+	}
+}
+
+func (b *box) stale() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return time.Since(b.known) > staleness
+}
+
+// arm has cancel called when the sandbox's time is up, whatever that time is made meanwhile.
+func (b *box) arm(cancel context.CancelFunc) (stop func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.due = time.AfterFunc(time.Hour, cancel)
+	b.dueLocked()
+	return func() { b.due.Stop() }
+}
+
+func (b *box) dueLocked() {
+	if b.rec.State != firebreak.StateRunning || b.rec.Deadline.IsZero() {
+		b.due.Stop()
+		return
+	}
+	b.due.Reset(time.Until(b.rec.Deadline))
 }
 
 // keep registers the handle of a living sandbox and watches it; where one is registered already, that one stays.
-func (m *Manager) keep(rec store.Record, sb driver.Sandbox, g *guest.Guest) *box {
+func (m *Manager) keep(rec store.Record, sb driver.Sandbox, g *guest.Guest, release func()) *box {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if b := m.boxes[rec.ID]; b != nil {
 		g.Close()
 		return b
 	}
-	b := &box{rec: rec, sb: sb, guest: g, done: make(chan struct{})}
+	if release == nil {
+		release = m.hold(rec)
+	}
+	b := &box{rec: rec, known: time.Now(), sb: sb, guest: g, release: release, done: make(chan struct{}), turn: make(chan struct{}, 1)}
 	m.boxes[rec.ID] = b
 	// The caller's own place in m.work, or recover's, holds Close off until here.
 	m.work.Go(func() {
@@ -40,6 +93,14 @@ func (m *Manager) keep(rec store.Record, sb driver.Sandbox, g *guest.Guest) *box
 		m.watch(b)
 	})
 	return b
+}
+
+// hold counts a sandbox that is there anyway.
+func (m *Manager) hold(rec store.Record) func() {
+	if rec.Tenant == "" {
+		return func() {}
+	}
+	return m.limiter.Hold(rec.Tenant, auth.Request{CPUs: rec.Spec.Limits.CPUs, Memory: rec.Spec.Limits.Memory})
 }
 
 func (m *Manager) box(id driver.ID) *box {
@@ -56,15 +117,16 @@ func (m *Manager) drop(id driver.ID) {
 	m.mu.Unlock()
 	if b != nil {
 		b.guest.Close()
+		b.release()
 	}
 }
 
-// attach returns the handle of a running sandbox. fs.ErrNotExist if nothing of it lives.
+// attach returns the handle of a sandbox that is running or paused. fs.ErrNotExist if nothing of it lives.
 func (m *Manager) attach(ctx context.Context, rec store.Record) (*box, error) {
 	if b := m.box(rec.ID); b != nil {
 		return b, nil
 	}
-	if rec.State != firebreak.StateRunning {
+	if rec.State != firebreak.StateRunning && rec.State != firebreak.StatePaused {
 		return nil, &firebreak.Error{Kind: firebreak.KindState, Err: fmt.Errorf("sandbox %s is %s", rec.ID, rec.State)}
 	}
 	d, err := m.cfg.Drivers.Keeper(rec.Driver)
@@ -75,35 +137,86 @@ func (m *Manager) attach(ctx context.Context, rec store.Record) (*box, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reach sandbox %s: %w", rec.ID, err)
 	}
-	return m.keep(rec, sb, guest.New(sb.Dial, rec.Token)), nil
+	return m.keep(rec, sb, guest.New(sb.Dial, rec.Token), nil), nil
 }
 
-// watch ends b when it ends by itself or its time is up.
+// watch ends b when it ends by itself, and ends or pauses it when its time is up.
 func (m *Manager) watch(b *box) {
-	ctx, cancel := m.ctx, context.CancelFunc(func() {})
-	if !b.rec.Deadline.IsZero() {
-		ctx, cancel = context.WithDeadline(m.ctx, b.rec.Deadline)
+	for {
+		ctx, cancel := context.WithCancel(m.ctx)
+		stop := b.arm(cancel)
+		exit, err := b.sb.Wait(ctx)
+		stop()
+		due := ctx.Err() != nil && err != nil
+		cancel()
+		switch {
+		case m.ctx.Err() != nil && err != nil:
+			return // Close sees to it
+		case due && m.timeUp(b):
+			continue
+		}
+		m.ended(b, exit, err)
+		return
 	}
-	defer cancel()
-	exit, err := b.sb.Wait(ctx)
+}
+
+// ended sees to a sandbox that is no more, or whose time is up.
+func (m *Manager) ended(b *box, exit driver.Exit, err error) {
+	rec := b.record()
 	event := lifecycle.EventExited
 	switch {
-	case m.ctx.Err() != nil && err != nil:
-		return // Close sees to it
-	case overdue(b.rec, time.Now()), exit.Reason == firebreak.EndDeadline:
+	case overdue(rec, time.Now()), exit.Reason == firebreak.EndDeadline:
 		// The agent keeps the deadline too, for when no process of ours lives, and may have been first.
-		event, exit = lifecycle.EventExpired, expired(b.rec)
+		event, exit = lifecycle.EventExpired, expired(rec)
 	case err != nil:
 		event, exit = lifecycle.EventLost, driver.Exit{Reason: firebreak.EndLost, Code: -1, Detail: err.Error()}
 	}
-	if _, err := m.end(context.WithoutCancel(m.ctx), b.rec, event, exit, b.sb); err != nil {
-		m.drop(b.rec.ID)
-		m.log.Warn("end sandbox", "sandbox", b.rec.ID, "err", err)
+	if _, err := m.end(context.WithoutCancel(m.ctx), rec, event, exit, b.sb); err != nil {
+		m.drop(rec.ID)
+		m.log.Warn("end sandbox", "sandbox", rec.ID, "err", err)
 	}
 }
 
+// timeUp looks at a sandbox whose time seems to be up, and reports whether it lives on: another process may have given it
+// more, or it is to be paused.
+func (m *Manager) timeUp(b *box) bool {
+	ctx, cancel := context.WithTimeout(m.ctx, destroyTimeout)
+	defer cancel()
+	if err := m.refresh(ctx, b); err != nil {
+		return false
+	}
+	rec := b.record()
+	if rec.State == firebreak.StatePaused || rec.State == firebreak.StateRunning && !overdue(rec, time.Now()) {
+		return true
+	}
+	if rec.State != firebreak.StateRunning || rec.OnTimeout != firebreak.TimeoutPause {
+		return false
+	}
+	if err := b.take(ctx); err != nil {
+		return false
+	}
+	defer b.leave()
+	if _, err := m.freeze(ctx, b); err != nil && b.record().State != firebreak.StatePaused {
+		m.log.Warn("pause a sandbox whose time is up", "sandbox", rec.ID, "err", err)
+		return !overdue(b.record(), time.Now())
+	}
+	return true
+}
+
+// refresh reads what is known of b anew.
+func (m *Manager) refresh(ctx context.Context, b *box) error {
+	rec, err := m.cfg.Store.Find(ctx, everybody(), string(b.record().ID))
+	if err == nil {
+		b.note(rec)
+	}
+	return err
+}
+
+// everybody is who sees all sandboxes: this process, for itself.
+func everybody() auth.Caller { return auth.Caller{Operator: true} }
+
 func overdue(r store.Record, now time.Time) bool {
-	return !r.Deadline.IsZero() && !now.Before(r.Deadline)
+	return r.State == firebreak.StateRunning && !r.Deadline.IsZero() && !now.Before(r.Deadline)
 }
 
 func expired(r store.Record) driver.Exit {

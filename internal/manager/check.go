@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 )
 
@@ -40,13 +41,14 @@ type Request struct {
 }
 
 const (
-	maxMounts  = 64
-	maxEnvs    = 1000
-	maxEnvSize = 1 << 20
-	maxCommand = 4 << 10
-	minMemory  = 16 << 20
-	minDisk    = 1 << 20
-	maxTimeout = 366 * 24 * time.Hour
+	maxMounts   = 64
+	maxEnvs     = 1000
+	maxEnvSize  = 1 << 20
+	maxCommand  = 4 << 10
+	maxMetadata = 64 << 10
+	minMemory   = 16 << 20
+	minDisk     = 1 << 20
+	maxTimeout  = 366 * 24 * time.Hour
 )
 
 func (r Request) question() Question {
@@ -55,6 +57,22 @@ func (r Request) question() Question {
 
 func invalid(format string, args ...any) error {
 	return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "create sandbox", Err: fmt.Errorf(format, args...)}
+}
+
+// mayAsk refuses to tenants what would reach beyond their sandboxes.
+func (r Request) mayAsk(by auth.Caller) error {
+	refuse := func(what string) error {
+		return &firebreak.Error{Kind: firebreak.KindDenied, Op: "create sandbox", Err: errors.New(what), Mend: "ask whoever runs this server"}
+	}
+	switch {
+	case by.Operator:
+		return nil
+	case len(r.Mounts) > 0:
+		return refuse("a tenant cannot mount parts of the host")
+	case r.AcceptWeaker != "":
+		return refuse("a tenant cannot accept a weaker boundary than the policy does")
+	}
+	return nil
 }
 
 // check refuses what is wrong with r itself, on any host.
@@ -75,20 +93,34 @@ func (r Request) check() error {
 		return invalid("a limit of %d processes is not between 1 and %d", l.PIDs, 1<<22)
 	case len(r.Command) > maxCommand:
 		return invalid("the command is longer than %d bytes", maxCommand)
+	case r.OnTimeout != "" && r.OnTimeout != firebreak.TimeoutKill && r.OnTimeout != firebreak.TimeoutPause:
+		return invalid("a sandbox whose time is up can be %s or %s, not %q", firebreak.TimeoutKill, firebreak.TimeoutPause, r.OnTimeout)
 	case len(r.Mounts) > maxMounts:
 		return invalid("%d mounts are more than %d", len(r.Mounts), maxMounts)
+	}
+	for _, m := range []map[string]string{r.Metadata, r.Annotations} {
+		if size := sizeOf(m); size > maxMetadata {
+			return invalid("%d bytes of metadata are more than %d", size, maxMetadata)
+		}
 	}
 	return checkEnvs(r.Envs)
 }
 
-func checkEnvs(envs map[string]string) error {
+func sizeOf(m map[string]string) int {
 	size := 0
+	for k, v := range m {
+		size += len(k) + len(v) + 2
+	}
+	return size
+}
+
+func checkEnvs(envs map[string]string) error {
 	for k, v := range envs {
 		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(v, "\x00") {
 			return invalid("%q is no name or has no value for an environment variable", k)
 		}
-		size += len(k) + len(v) + 2
 	}
+	size := sizeOf(envs)
 	if len(envs) > maxEnvs || size > maxEnvSize {
 		return invalid("%d environment variables of %d bytes are more than %d of %d", len(envs), size, maxEnvs, maxEnvSize)
 	}

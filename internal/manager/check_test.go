@@ -56,7 +56,7 @@ func TestBadRequests(t *testing.T) {
 			"two mounts", firebreak.KindInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, _, err := m.Create(t.Context(), c.req)
+			_, _, err := m.Create(operator(t.Context()), c.req)
 			if err == nil || !strings.Contains(err.Error(), c.want) || firebreak.KindOf(err) != c.kind {
 				t.Errorf("%v (%s), want %q (%s)", err, firebreak.KindOf(err), c.want, c.kind)
 			}
@@ -104,7 +104,7 @@ func TestProcessDriverWarns(t *testing.T) {
 }
 
 func TestUndoGoesOnWithoutItsCaller(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(operator(t.Context()))
 	cancel()
 	var undo undoList
 	order := ""
@@ -175,7 +175,7 @@ func TestDirWithMountsIsNotRemoved(t *testing.T) {
 func TestListWaitsForRecovery(t *testing.T) {
 	h := newHost(t)
 	m := h.process(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(operator(t.Context()), time.Minute)
 	defer cancel()
 	if _, err := m.List(ctx); err != nil {
 		t.Fatal(err)

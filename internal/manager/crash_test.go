@@ -113,7 +113,7 @@ func (b diskBox) Usage(context.Context) (driver.Usage, error) { return driver.Us
 
 func diskProcess(dir string, step func(string)) (*Manager, *store.Store, error) {
 	log := slog.New(slog.DiscardHandler)
-	s, err := store.Open(context.Background(), dir, log)
+	s, err := store.Open(operator(context.Background()), dir, log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -143,10 +143,10 @@ func child(dir string) int {
 		return 1
 	}
 	for {
-		rec, _, err := m.Create(context.Background(), Request{Detached: detached})
+		rec, _, err := m.Create(operator(context.Background()), Request{Detached: detached})
 		if err == nil {
 			fmt.Println("created", rec.ID)
-			_, err = m.Delete(context.Background(), string(rec.ID))
+			_, err = m.Delete(operator(context.Background()), string(rec.ID))
 		}
 		if err != nil {
 			fmt.Println("error", err)
@@ -158,7 +158,7 @@ func child(dir string) int {
 
 func startChild(t *testing.T, dir string, env ...string) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd := exec.CommandContext(operator(t.Context()), os.Args[0])
 	cmd.Env = append(append(os.Environ(), "MANAGER_TEST_CHILD="+dir), env...)
 	out := &bytes.Buffer{}
 	cmd.Stdout = out
@@ -189,7 +189,7 @@ func after(t *testing.T, dir string) (held []driver.ID, rows map[driver.ID]store
 		}
 	})
 	rows = records(t, m)
-	held, err = disk{filepath.Join(dir, "boxes")}.List(t.Context())
+	held, err = disk{filepath.Join(dir, "boxes")}.List(operator(t.Context()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 					if len(held) != 1 || len(rows) != 1 || rows[held[0]].State != firebreak.StateRunning {
 						t.Fatalf("held %v, records %v, want the detached sandbox to live", held, rows)
 					}
-					if _, err := m.Guest(t.Context(), string(held[0])); err != nil {
+					if _, err := m.Guest(operator(t.Context()), string(held[0])); err != nil {
 						t.Errorf("it is not reached: %v", err)
 					}
 					return

@@ -3,7 +3,6 @@ package manager
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/guest"
 	"github.com/firebreak-dev/firebreak/internal/image"
@@ -36,6 +36,7 @@ type plan struct {
 	template image.Template
 	record   store.Record
 	request  Request
+	release  func() // gives back what its tenant's limits count
 }
 
 // Create makes a sandbox whose agent answers, or leaves nothing behind.
@@ -48,15 +49,40 @@ func (m *Manager) Create(ctx context.Context, req Request) (store.Record, Timing
 	ctx, cancel := context.WithTimeoutCause(ctx, createTimeout, fmt.Errorf("not done after %s", createTimeout))
 	defer cancel()
 	var t Timings
+	by, err := auth.CallerOf(ctx)
+	if err != nil {
+		return store.Record{}, t, err
+	}
+	if err := req.mayAsk(by); err != nil {
+		return store.Record{}, t, err
+	}
+	req.Workload = req.Workload.AtLeast(by.Tenant.Workload)
 	p, err := m.plan(ctx, req, &t)
 	if err != nil {
 		return store.Record{}, t, err
 	}
+	if p.release, err = m.admit(by, &p.record); err != nil {
+		return store.Record{}, t, err
+	}
 	rec, err := m.make(ctx, p, &t)
 	if err != nil {
+		p.release()
 		return store.Record{}, t, createError(ctx, err)
 	}
 	return rec, t, nil
+}
+
+// admit makes the sandbox the caller's, within the limits of a tenant. What the operator makes is nobody's.
+func (m *Manager) admit(by auth.Caller, rec *store.Record) (release func(), err error) {
+	if by.Operator {
+		return func() {}, nil
+	}
+	rec.Tenant = by.Tenant.ID
+	release, after, err := m.limiter.Admit(by.Tenant, auth.Request{CPUs: rec.Spec.Limits.CPUs, Memory: rec.Spec.Limits.Memory})
+	if err != nil && after > 0 {
+		err = &auth.LimitError{RetryAfter: after, Err: err}
+	}
+	return release, err
 }
 
 func createError(ctx context.Context, err error) error {
@@ -107,7 +133,7 @@ func (m *Manager) plan(ctx context.Context, req Request, t *Timings) (plan, erro
 	if spec.Root, err = m.root(ctx, &p, info, t); err != nil {
 		return p, err
 	}
-	p.record = m.record(req, info, p.template, spec)
+	p.record = m.record(p.request, info, p.template, spec)
 	p.record.Warnings = slices.Concat(warningsOf(info), warnings, warningsOfDecision(d, len(req.Envs) > 0))
 	p.record.Decision = &d
 	m.logDecision(p.record.ID, d)
@@ -143,14 +169,18 @@ func (m *Manager) root(ctx context.Context, p *plan, info driver.Info, t *Timing
 }
 
 func (m *Manager) record(req Request, info driver.Info, tpl image.Template, spec driver.Spec) store.Record {
-	token := make([]byte, 32)
-	rand.Read(token)                                             // never fails
+	envs := map[string]string{}
+	maps.Copy(envs, tpl.Envs)
+	maps.Copy(envs, req.Envs)
 	spec.ID = driver.ID(strings.ToLower("f" + rand.Text()[:15])) // 75 random bits, a letter first
 	spec.Dir = m.dir(spec.ID)
 	return store.Record{
 		ID: spec.ID, Name: req.Name, Owner: m.owner.name, State: firebreak.StateCreating, Detached: req.Detached,
 		Driver: info.Name, Boundary: info.Boundary, Template: tpl.Name, Digest: tpl.Digest, Command: req.Command,
-		Spec: spec, Token: hex.EncodeToString(token), Created: time.Now().UTC(),
+		Spec: spec, Token: auth.NewToken(), Created: time.Now().UTC(),
+		Metadata: req.Metadata, Annotations: req.Annotations, TrafficToken: req.TrafficToken,
+		OnTimeout: req.OnTimeout, AutoResume: req.AutoResume, Timeout: req.Timeout,
+		Agent: store.Agent{Envs: envs, User: tpl.User, Workdir: tpl.Workdir},
 	}
 }
 
@@ -200,7 +230,7 @@ func (m *Manager) make(ctx context.Context, p plan, t *Timings) (_ store.Record,
 	start = time.Now()
 	g := guest.New(sb.Dial, rec.Token)
 	undo.add(func(context.Context) error { g.Close(); return nil })
-	if err := m.configure(ctx, g, p, rec.Deadline); err != nil {
+	if err := m.tell(ctx, g, rec); err != nil {
 		return rec, err
 	}
 	t.Agent = time.Since(start)
@@ -215,23 +245,8 @@ func (m *Manager) make(ctx context.Context, p plan, t *Timings) (_ store.Record,
 	}
 	rec.Decision = p.record.Decision
 	m.step("running")
-	m.keep(rec, sb, g)
+	m.keep(rec, sb, g, p.release)
 	return rec, nil
-}
-
-func (m *Manager) configure(ctx context.Context, g *guest.Guest, p plan, deadline time.Time) error {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
-	envs := maps.Clone(p.template.Envs)
-	if envs == nil {
-		envs = map[string]string{}
-	}
-	maps.Copy(envs, p.request.Envs)
-	cfg := guest.Config{Envs: envs, User: p.template.User, Workdir: p.template.Workdir, Deadline: deadline}
-	if err := g.Init(ctx, cfg); err != nil {
-		return fmt.Errorf("configure agent: %w", err)
-	}
-	return nil
 }
 
 // undoList holds what undoes the steps taken so far.

@@ -92,11 +92,11 @@ func TestCreateFollowsTheDecision(t *testing.T) {
 			if c.against == "" && d.Override != nil || c.against != "" && (d.Override == nil || d.Override.Rules[0] != c.against) {
 				t.Errorf("override %+v, want one against %q", d.Override, c.against)
 			}
-			again, err := m.Get(t.Context(), string(rec.ID))
+			again, err := m.Get(operator(t.Context()), string(rec.ID))
 			if err != nil || textOf(t, again.Decision) != textOf(t, d) {
 				t.Errorf("the record keeps %+v, %v", again.Decision, err)
 			}
-			advised, err := m.Advise(t.Context(), c.req.question())
+			advised, err := m.Advise(operator(t.Context()), c.req.question())
 			if err != nil || textOf(t, &advised) != textOf(t, d) {
 				t.Errorf("advised\n%+v, created\n%+v, %v", advised, d, err)
 			}
@@ -127,7 +127,7 @@ func TestCreateIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
 			m := h.policed(t, h.posers())
-			_, _, err := m.Create(t.Context(), c.req)
+			_, _, err := m.Create(operator(t.Context()), c.req)
 			var e *firebreak.Error
 			if !errors.As(err, &e) || e.Kind != c.kind || !strings.Contains(err.Error(), c.text) || !strings.Contains(e.Mend, c.mend) {
 				t.Errorf("%v, want %s: %s; %s", err, c.kind, c.text, c.mend)
@@ -147,7 +147,7 @@ func TestDecisionsAreLogged(t *testing.T) {
 		c.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	})
 	rec := mustCreate(t, m, Request{Driver: "process", AcceptWeaker: "a test"})
-	if _, _, err := m.Create(t.Context(), Request{Driver: "process"}); err == nil {
+	if _, _, err := m.Create(operator(t.Context()), Request{Driver: "process"}); err == nil {
 		t.Error("created without a reason")
 	}
 	if err := m.Close(); err != nil {
@@ -170,18 +170,18 @@ func TestBadPolicyMakesNothing(t *testing.T) {
 		writePolicy(t, strings.Repeat("#", 1<<20+1)):                            "is larger than",
 	} {
 		m := h.process(t, func(c *Config) { c.Policy = path })
-		for name, err := range map[string]error{"advise": second(m.Advise(t.Context(), Question{}))} {
+		for name, err := range map[string]error{"advise": second(m.Advise(operator(t.Context()), Question{}))} {
 			if firebreak.KindOf(err) != firebreak.KindInvalid || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s with %s: %v, want %q", name, path, err, want)
 			}
 		}
-		if _, _, err := m.Create(t.Context(), Request{}); firebreak.KindOf(err) != firebreak.KindInvalid {
+		if _, _, err := m.Create(operator(t.Context()), Request{}); firebreak.KindOf(err) != firebreak.KindInvalid {
 			t.Errorf("create with %s: %v", path, err)
 		}
 		if _, _, err := m.Policy(); err == nil {
 			t.Errorf("%s is a policy", path)
 		}
-		if _, err := m.List(t.Context()); err != nil {
+		if _, err := m.List(operator(t.Context())); err != nil {
 			t.Errorf("list with %s: %v", path, err)
 		}
 	}
@@ -199,7 +199,7 @@ func TestKeptDecisionIsTheSame(t *testing.T) {
 			m.rules.compile = func() (*policy.Policy, error) { return nil, errors.New("compiled once more") }
 		}
 		for i, q := range questions {
-			d, err := m.Advise(t.Context(), q)
+			d, err := m.Advise(operator(t.Context()), q)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -217,7 +217,7 @@ func TestKeptDecisionIsTheSame(t *testing.T) {
 	m := h.policed(t, h.posers(), func(c *Config) {
 		c.Policy = writePolicy(t, strings.ReplaceAll(anything, "{name: fake, boundary: language", "{name: gvisor, boundary: user-kernel"))
 	})
-	if d, err := m.Advise(t.Context(), Question{}); err != nil || d.Refusal == nil {
+	if d, err := m.Advise(operator(t.Context()), Question{}); err != nil || d.Refusal == nil {
 		t.Errorf("another policy's decision was taken: %+v, %v", d, err)
 	}
 	p := h.posers()
@@ -227,7 +227,7 @@ func TestKeptDecisionIsTheSame(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if d, err := h.policed(t, p).Advise(t.Context(), Question{}); err != nil || d.Driver != "" {
+	if d, err := h.policed(t, p).Advise(operator(t.Context()), Question{}); err != nil || d.Driver != "" {
 		t.Errorf("a decision of when the driver was healthy was taken: %+v, %v", d, err)
 	}
 }
@@ -236,7 +236,7 @@ func TestKeptDecisionsAreBounded(t *testing.T) {
 	h := newHost(t)
 	m := h.policed(t, h.posers())
 	for i := range maxDecisions + 20 {
-		if _, err := m.Advise(t.Context(), Question{TimeLimit: time.Duration(i+1) * time.Second}); err != nil {
+		if _, err := m.Advise(operator(t.Context()), Question{TimeLimit: time.Duration(i+1) * time.Second}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -248,7 +248,7 @@ func TestKeptDecisionsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range maxDecisions + 20 {
-		if d, err := m.Advise(t.Context(), Question{TimeLimit: time.Duration(i+1) * time.Second}); err != nil || d.Driver != "gvisor" {
+		if d, err := m.Advise(operator(t.Context()), Question{TimeLimit: time.Duration(i+1) * time.Second}); err != nil || d.Driver != "gvisor" {
 			t.Fatalf("with a damaged file: %+v, %v", d, err)
 		}
 	}
@@ -293,7 +293,7 @@ func TestMendIsSeenBeforeARefusal(t *testing.T) {
 	p.gvisor.info.Problems = []driver.Problem{{Text: "no user namespaces", Mend: "sysctl x=1"}}
 	m := h.policed(t, p)
 	for _, req := range []Request{{}, {Driver: "gvisor"}} {
-		_, _, err := m.Create(t.Context(), req)
+		_, _, err := m.Create(operator(t.Context()), req)
 		if firebreak.KindOf(err) != firebreak.KindHost || !strings.Contains(err.Error(), "no user namespaces") || !strings.Contains(err.Error(), "sysctl x=1") {
 			t.Errorf("%+v: %v", req, err)
 		}
@@ -317,13 +317,13 @@ func TestProbeThatFailsIsAProblem(t *testing.T) {
 	p := h.posers()
 	p.gvisor.info, p.gvisor.err = driver.Info{}, errors.New("out of luck")
 	m := h.policed(t, p)
-	if _, _, err := m.Create(t.Context(), Request{}); firebreak.KindOf(err) != firebreak.KindHost || !strings.Contains(err.Error(), "could not be tried: out of luck") {
+	if _, _, err := m.Create(operator(t.Context()), Request{}); firebreak.KindOf(err) != firebreak.KindHost || !strings.Contains(err.Error(), "could not be tried: out of luck") {
 		t.Errorf("create: %v", err)
 	}
 	if rec := mustCreate(t, m, Request{Workload: firebreak.Workload{Origin: firebreak.OriginTrusted}}); rec.Driver != "container" {
 		t.Errorf("%s was made", rec.Driver)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(operator(t.Context()))
 	cancel()
 	if _, err := m.Advise(ctx, Question{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("advise of who went away: %v", err)
@@ -340,7 +340,7 @@ func TestDoctor(t *testing.T) {
 		fresh, kept bool
 		probes      int32
 	}{{false, false, 1}, {false, true, 1}, {true, false, 2}} {
-		r, err := h.policed(t, p).Doctor(t.Context(), want.fresh, tell)
+		r, err := h.policed(t, p).Doctor(operator(t.Context()), want.fresh, tell)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,10 +3,14 @@ package manager
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/guest"
 	"github.com/firebreak-dev/firebreak/internal/lifecycle"
@@ -21,19 +25,19 @@ func (m *Manager) Get(ctx context.Context, ref string) (store.Record, error) {
 		return store.Record{}, err
 	}
 	defer done()
-	rec, err := m.cfg.Store.Find(ctx, ref)
+	rec, err := m.find(ctx, ref)
 	if err != nil {
 		return rec, err
 	}
 	decision, err := m.cfg.Store.Decision(ctx, rec.ID)
-	if err == nil && rec.State == firebreak.StateRunning {
+	if err == nil && (rec.State == firebreak.StateRunning || rec.State == firebreak.StatePaused) {
 		rec, err = m.look(ctx, rec)
 	}
 	rec.Decision = decision
 	return rec, err
 }
 
-// look brings what is known of a running sandbox up to date.
+// look brings what is known of a living sandbox up to date.
 func (m *Manager) look(ctx context.Context, rec store.Record) (store.Record, error) {
 	b, err := m.attach(ctx, rec)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -55,7 +59,8 @@ func (m *Manager) lost(ctx context.Context, rec store.Record) (store.Record, err
 	return m.end(ctx, rec, event, exit, nil)
 }
 
-// List returns all sandboxes, the oldest first, those that ended too. It waits until what earlier processes left has
+// List returns all sandboxes that the caller may see, the oldest first, those that ended too but none that lies in a
+// pool. It waits until what earlier processes left has
 // been seen to, so that it shows what there is.
 func (m *Manager) List(ctx context.Context) ([]store.Record, error) {
 	ctx, done, err := m.begin(ctx)
@@ -68,7 +73,57 @@ func (m *Manager) List(ctx context.Context) ([]store.Record, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	return m.cfg.Store.List(ctx)
+	by, err := auth.CallerOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, err := m.cfg.Store.List(ctx, by)
+	return slices.DeleteFunc(all, func(r store.Record) bool { return r.Pool != "" }), err
+}
+
+// find returns the record that ref means to the caller.
+func (m *Manager) find(ctx context.Context, ref string) (store.Record, error) {
+	by, err := auth.CallerOf(ctx)
+	if err != nil {
+		return store.Record{}, err
+	}
+	return m.cfg.Store.Find(ctx, by, ref)
+}
+
+// Find returns what is known of the sandbox that ref means, as Get does but without looking at it. For an ID it costs next
+// to nothing, and may miss for a moment what another process did.
+func (m *Manager) Find(ctx context.Context, ref string) (store.Record, error) {
+	by, err := auth.CallerOf(ctx)
+	if err != nil {
+		return store.Record{}, err
+	}
+	if b := m.box(driver.ID(ref)); b != nil && !b.stale() {
+		if rec := b.record(); by.May(rec.Tenant) {
+			return rec, nil
+		}
+	}
+	rec, err := m.cfg.Store.Find(ctx, by, ref)
+	if b := m.box(rec.ID); err == nil && b != nil {
+		b.note(rec)
+	}
+	return rec, err
+}
+
+// Signed returns the living sandbox of this process whose agent's token match accepts. fs.ErrNotExist if there is none.
+func (m *Manager) Signed(ctx context.Context, match func(token string) bool) (store.Record, error) {
+	by, err := auth.CallerOf(ctx)
+	if err != nil {
+		return store.Record{}, err
+	}
+	m.mu.Lock()
+	boxes := slices.Collect(maps.Values(m.boxes))
+	m.mu.Unlock()
+	for _, b := range boxes {
+		if rec := b.record(); by.May(rec.Tenant) && match(rec.Token) {
+			return rec, nil
+		}
+	}
+	return store.Record{}, &firebreak.Error{Kind: firebreak.KindNotFound, Op: "find sandbox", Err: fmt.Errorf("nobody's token: %w", fs.ErrNotExist)}
 }
 
 // pollInterval is how often Wait looks at a sandbox that another process is making or ending.
@@ -81,7 +136,7 @@ func (m *Manager) Wait(ctx context.Context, ref string) (store.Record, error) {
 		return store.Record{}, err
 	}
 	defer done()
-	rec, err := m.cfg.Store.Find(ctx, ref)
+	rec, err := m.find(ctx, ref)
 	if err != nil {
 		return rec, err
 	}
@@ -89,7 +144,7 @@ func (m *Manager) Wait(ctx context.Context, ref string) (store.Record, error) {
 		if err := m.waitOnce(ctx, rec); err != nil {
 			return rec, err
 		}
-		next, err := m.cfg.Store.Find(ctx, string(rec.ID))
+		next, err := m.cfg.Store.Find(ctx, everybody(), string(rec.ID))
 		if errors.Is(err, fs.ErrNotExist) {
 			rec.State = firebreak.StateEnded
 			if rec.Exit.Reason == "" {
@@ -135,7 +190,7 @@ func (m *Manager) Delete(ctx context.Context, ref string) (store.Record, error) 
 		return store.Record{}, err
 	}
 	defer done()
-	rec, err := m.cfg.Store.Find(ctx, ref)
+	rec, err := m.find(ctx, ref)
 	if err != nil {
 		return rec, err
 	}
@@ -147,21 +202,29 @@ func (m *Manager) Delete(ctx context.Context, ref string) (store.Record, error) 
 	return m.end(context.WithoutCancel(ctx), rec, lifecycle.EventDeleted, driver.Exit{Reason: firebreak.EndDestroyed, Code: -1}, sb)
 }
 
-// Guest returns the host's end of the talk with a running sandbox's agent. fs.ErrNotExist if there is no such sandbox,
-// or it has ended.
+// Guest returns the host's end of the talk with a sandbox's agent, after resuming a paused one that traffic resumes.
+// fs.ErrNotExist if there is no such sandbox, or it has ended; KindState if it is paused.
 func (m *Manager) Guest(ctx context.Context, ref string) (*guest.Guest, error) {
-	if b := m.box(driver.ID(ref)); b != nil {
+	rec, err := m.Find(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if rec.State == firebreak.StatePaused && rec.AutoResume {
+		if rec, _, err = m.Resume(ctx, string(rec.ID), 0); err != nil {
+			return nil, err
+		}
+	}
+	if b := m.box(rec.ID); b != nil && rec.State == firebreak.StateRunning {
 		return b.guest, nil
+	}
+	if rec.State == firebreak.StatePaused {
+		return nil, stateError(rec)
 	}
 	ctx, done, err := m.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	rec, err := m.cfg.Store.Find(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
 	b, err := m.attach(ctx, rec)
 	if err != nil {
 		return nil, err
@@ -171,7 +234,7 @@ func (m *Manager) Guest(ctx context.Context, ref string) (*guest.Guest, error) {
 
 // Digests returns the digests of the images that sandboxes start from: what must not be collected as garbage.
 func (m *Manager) Digests(ctx context.Context) (map[string]bool, error) {
-	all, err := m.cfg.Store.List(ctx)
+	all, err := m.cfg.Store.List(ctx, everybody())
 	if err != nil {
 		return nil, err
 	}

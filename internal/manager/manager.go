@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/image"
 	"github.com/firebreak-dev/firebreak/internal/lifecycle"
@@ -37,13 +38,14 @@ type Drivers interface {
 	Maker(ctx context.Context, name string) (driver.Driver, error)
 }
 
-// Config is what a manager is made of. All fields are needed but Policy.
+// Config is what a manager is made of. All fields are needed but Policy and Adopt.
 type Config struct {
 	StateDir string
 	Store    *store.Store
 	Images   Images
 	Drivers  Drivers
 	Policy   string // file of the policy; empty: the built-in one
+	Adopt    bool   // take over the detached sandboxes that no living process has; for a process that stays
 	Log      *slog.Logger
 }
 
@@ -76,6 +78,8 @@ type Manager struct {
 	mu     sync.Mutex
 	closed bool               // guarded by mu
 	boxes  map[driver.ID]*box // guarded by mu: the living sandboxes with a handle
+
+	limiter auth.Limiter
 
 	rules  rules
 	key    func() (string, error) // what probes and decisions depend on besides themselves
@@ -152,7 +156,7 @@ func (m *Manager) Close() error {
 func (m *Manager) destroyOwn() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*destroyTimeout)
 	defer cancel()
-	all, err := m.cfg.Store.List(ctx)
+	all, err := m.cfg.Store.List(ctx, everybody())
 	if err != nil {
 		return err
 	}

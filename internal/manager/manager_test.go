@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/driver/fake"
 	"github.com/firebreak-dev/firebreak/internal/image"
@@ -84,7 +85,7 @@ func newHost(t testing.TB) *testHost {
 func (h *testHost) process(t testing.TB, set ...func(*Config)) *Manager {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	s, err := store.Open(t.Context(), h.dir, log)
+	s, err := store.Open(operator(t.Context()), h.dir, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +108,7 @@ func (h *testHost) process(t testing.TB, set ...func(*Config)) *Manager {
 // holds fails the test unless the driver and the state directory hold just these sandboxes.
 func (h *testHost) holds(t testing.TB, want ...driver.ID) {
 	t.Helper()
-	ids, err := h.fake.List(context.Background())
+	ids, err := h.fake.List(operator(context.Background()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +141,7 @@ func sameSet(a, b []driver.ID) bool {
 
 func mustCreate(t testing.TB, m *Manager, req Request) store.Record {
 	t.Helper()
-	rec, _, err := m.Create(t.Context(), req)
+	rec, _, err := m.Create(operator(t.Context()), req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +150,7 @@ func mustCreate(t testing.TB, m *Manager, req Request) store.Record {
 
 func records(t testing.TB, m *Manager) map[driver.ID]store.Record {
 	t.Helper()
-	all, err := m.List(t.Context())
+	all, err := m.List(operator(t.Context()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +164,7 @@ func records(t testing.TB, m *Manager) map[driver.ID]store.Record {
 func TestCreateUseDelete(t *testing.T) {
 	h := newHost(t)
 	m := h.process(t)
-	rec, timings, err := m.Create(t.Context(), Request{Name: "web", Command: "python3", Timeout: time.Hour, Envs: map[string]string{"A": "1"}})
+	rec, timings, err := m.Create(operator(t.Context()), Request{Name: "web", Command: "python3", Timeout: time.Hour, Envs: map[string]string{"A": "1"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,14 +179,14 @@ func TestCreateUseDelete(t *testing.T) {
 	}
 	h.holds(t, rec.ID)
 	for _, ref := range []string{string(rec.ID), "web", string(rec.ID[:6])} {
-		if got, err := m.Get(t.Context(), ref); err != nil || got.ID != rec.ID {
+		if got, err := m.Get(operator(t.Context()), ref); err != nil || got.ID != rec.ID {
 			t.Errorf("get %q: %s, %v", ref, got.ID, err)
 		}
-		if g, err := m.Guest(t.Context(), ref); err != nil || g == nil {
+		if g, err := m.Guest(operator(t.Context()), ref); err != nil || g == nil {
 			t.Errorf("guest %q: %v", ref, err)
 		}
 	}
-	last, err := m.Delete(t.Context(), "web")
+	last, err := m.Delete(operator(t.Context()), "web")
 	if err != nil || last.State != firebreak.StateEnded || last.Exit.Reason != firebreak.EndDestroyed {
 		t.Errorf("deleted %+v, %v", last, err)
 	}
@@ -194,15 +195,19 @@ func TestCreateUseDelete(t *testing.T) {
 		t.Errorf("records after delete: %v", got)
 	}
 	for name, err := range map[string]error{
-		"get":    second(m.Get(t.Context(), "web")),
-		"delete": second(m.Delete(t.Context(), "web")),
-		"wait":   second(m.Wait(t.Context(), "web")),
-		"guest":  second(m.Guest(t.Context(), "web")),
+		"get":    second(m.Get(operator(t.Context()), "web")),
+		"delete": second(m.Delete(operator(t.Context()), "web")),
+		"wait":   second(m.Wait(operator(t.Context()), "web")),
+		"guest":  second(m.Guest(operator(t.Context()), "web")),
 	} {
 		if !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s after delete: %v", name, err)
 		}
 	}
+}
+
+func operator(ctx context.Context) context.Context {
+	return auth.WithCaller(ctx, auth.Caller{Operator: true})
 }
 
 func second[T any](_ T, err error) error { return err }
@@ -211,7 +216,7 @@ func TestNameIsTaken(t *testing.T) {
 	h := newHost(t)
 	m := h.process(t)
 	rec := mustCreate(t, m, Request{Name: "web"})
-	if _, _, err := m.Create(t.Context(), Request{Name: "web"}); firebreak.KindOf(err) != firebreak.KindExists {
+	if _, _, err := m.Create(operator(t.Context()), Request{Name: "web"}); firebreak.KindOf(err) != firebreak.KindExists {
 		t.Errorf("a second web: %v", err)
 	}
 	h.holds(t, rec.ID)
@@ -223,7 +228,7 @@ func TestAmbiguousBeginning(t *testing.T) {
 	for range 2 {
 		mustCreate(t, m, Request{})
 	}
-	_, err := m.Get(t.Context(), "f") // all IDs begin with it
+	_, err := m.Get(operator(t.Context()), "f") // all IDs begin with it
 	if firebreak.KindOf(err) != firebreak.KindInvalid || !strings.Contains(err.Error(), "may mean any of") {
 		t.Errorf("an ambiguous beginning: %v", err)
 	}
@@ -233,12 +238,12 @@ func TestDeadline(t *testing.T) {
 	h := newHost(t)
 	m := h.process(t)
 	rec := mustCreate(t, m, Request{Timeout: 50 * time.Millisecond})
-	got, err := m.Wait(t.Context(), string(rec.ID))
+	got, err := m.Wait(operator(t.Context()), string(rec.ID))
 	if err != nil || got.Exit.Reason != firebreak.EndDeadline || got.Exit.Code != 124 || got.State != firebreak.StateEnded {
 		t.Errorf("%+v, %v", got, err)
 	}
 	h.holds(t)
-	if last, err := m.Delete(t.Context(), string(rec.ID)); err != nil || last.Exit.Reason != firebreak.EndDeadline {
+	if last, err := m.Delete(operator(t.Context()), string(rec.ID)); err != nil || last.Exit.Reason != firebreak.EndDeadline {
 		t.Errorf("delete after the deadline: %+v, %v", last.Exit, err)
 	}
 }
@@ -281,7 +286,7 @@ func TestEndByItselfIsTold(t *testing.T) {
 	})
 	short, long := mustCreate(t, m, Request{}), mustCreate(t, m, Request{Detached: true, Name: "job"})
 	for _, rec := range []store.Record{short, long} {
-		got, err := m.Wait(t.Context(), string(rec.ID))
+		got, err := m.Wait(operator(t.Context()), string(rec.ID))
 		if err != nil || got.Exit != exit || got.Usage.OOMKills != 3 || got.State != firebreak.StateEnded || got.Ended.IsZero() {
 			t.Errorf("waited for %+v, %v", got, err)
 		}
@@ -294,7 +299,7 @@ func TestEndByItselfIsTold(t *testing.T) {
 	if got := records(t, next); len(got) != 1 || got[long.ID].Exit != exit {
 		t.Errorf("the next process knows %+v, want how the detached one ended", got)
 	}
-	if got, err := next.Delete(t.Context(), "job"); err != nil || got.Exit != exit {
+	if got, err := next.Delete(operator(t.Context()), "job"); err != nil || got.Exit != exit {
 		t.Errorf("delete of an ended sandbox: %+v, %v", got.Exit, err)
 	}
 	if got := records(t, next); len(got) != 0 {
@@ -309,7 +314,7 @@ func TestCloseEndsWhatIsNotDetached(t *testing.T) {
 	kept := mustCreate(t, m, Request{Detached: true})
 	waiting := make(chan error, 1)
 	go func() {
-		_, err := m.Wait(context.Background(), string(kept.ID))
+		_, err := m.Wait(operator(context.Background()), string(kept.ID))
 		waiting <- err
 	}()
 	if err := m.Close(); err != nil {
@@ -319,14 +324,14 @@ func TestCloseEndsWhatIsNotDetached(t *testing.T) {
 	if err := <-waiting; err == nil {
 		t.Error("a wait that Close broke off has no error")
 	}
-	if _, _, err := m.Create(t.Context(), Request{}); firebreak.KindOf(err) != firebreak.KindUnavailable {
+	if _, _, err := m.Create(operator(t.Context()), Request{}); firebreak.KindOf(err) != firebreak.KindUnavailable {
 		t.Errorf("create after close: %v", err)
 	}
 	next := h.process(t)
-	if got, err := next.Get(t.Context(), string(kept.ID)); err != nil || got.State != firebreak.StateRunning {
+	if got, err := next.Get(operator(t.Context()), string(kept.ID)); err != nil || got.State != firebreak.StateRunning {
 		t.Errorf("the next process finds %s, %v", got.State, err)
 	}
-	if _, err := next.Guest(t.Context(), string(kept.ID)); err != nil {
+	if _, err := next.Guest(operator(t.Context()), string(kept.ID)); err != nil {
 		t.Errorf("the next process does not reach the detached one: %v", err)
 	}
 	if entries, err := os.ReadDir(filepath.Join(h.dir, "owners")); err != nil || len(entries) != 1 {
@@ -357,11 +362,11 @@ func TestFailedCreateIsDiagnosedAndLeavesNothing(t *testing.T) {
 	probes := 0
 	d := brokenDriver{h.fake, errors.New("out of luck"), good, &probes}
 	m := h.process(t, func(c *Config) { c.Drivers = drivers{"fake": &d} })
-	if _, _, err := m.Create(t.Context(), Request{}); err == nil || !strings.Contains(err.Error(), "out of luck") {
+	if _, _, err := m.Create(operator(t.Context()), Request{}); err == nil || !strings.Contains(err.Error(), "out of luck") {
 		t.Errorf("create: %v", err)
 	}
 	d.info.Problems = []driver.Problem{{Text: "no user namespaces", Mend: "sysctl x=1"}}
-	_, _, err := m.Create(t.Context(), Request{})
+	_, _, err := m.Create(operator(t.Context()), Request{})
 	var e *firebreak.Error
 	if !errors.As(err, &e) || e.Kind != firebreak.KindHost || e.Mend != "sysctl x=1" {
 		t.Errorf("create on a host that lacks something: %v", err)
@@ -386,7 +391,7 @@ func TestProbeIsKeptForTheNextProcess(t *testing.T) {
 	}
 	for range 3 {
 		m := h.process(t, set)
-		all, err := m.probes(t.Context(), none)
+		all, err := m.probes(operator(t.Context()), none)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -405,7 +410,7 @@ func TestProbeIsKeptForTheNextProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := h.process(t, set)
-	if _, err := m.probes(t.Context(), none); err != nil || probes != 2 {
+	if _, err := m.probes(operator(t.Context()), none); err != nil || probes != 2 {
 		t.Errorf("%d probes, %v, after the file was damaged", probes, err)
 	}
 }
@@ -413,7 +418,7 @@ func TestProbeIsKeptForTheNextProcess(t *testing.T) {
 func TestMuteAgentLeavesNothing(t *testing.T) {
 	h := newHost(t)
 	m := h.process(t, func(c *Config) { c.Drivers = drivers{"fake": h.fake.Mute()} })
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(operator(t.Context()), 100*time.Millisecond)
 	defer cancel()
 	_, _, err := m.Create(ctx, Request{})
 	if !errors.Is(err, context.DeadlineExceeded) || firebreak.KindOf(err) != firebreak.KindDeadline {
@@ -431,13 +436,13 @@ func TestCloseBreaksOffCreates(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			if _, _, err := m.Create(context.Background(), Request{Detached: true}); err == nil {
+			if _, _, err := m.Create(operator(context.Background()), Request{Detached: true}); err == nil {
 				t.Error("created although the agent is mute")
 			}
 		})
 	}
 	for {
-		if ids, err := h.fake.List(t.Context()); err != nil || len(ids) == 4 {
+		if ids, err := h.fake.List(operator(t.Context())); err != nil || len(ids) == 4 {
 			break
 		}
 		time.Sleep(time.Millisecond)
@@ -480,7 +485,7 @@ func TestHammer(t *testing.T) {
 
 // hammer makes a sandbox in one process and ends it in another, in one of several ways, while others look at it.
 func hammer(t *testing.T, maker, ender *Manager, way int) {
-	ctx := context.Background()
+	ctx := operator(context.Background())
 	req := Request{Detached: way%2 == 0}
 	if way%5 == 0 {
 		req.Timeout = time.Duration(1+way%3) * time.Millisecond

@@ -27,7 +27,7 @@ func (m *Manager) recover(ctx context.Context) {
 	// The host first, then the records: a sandbox that another process makes meanwhile has its record before anything
 	// else, so what was seen on the host and is in no record read afterwards belongs to nobody.
 	seen := m.seen(ctx)
-	records, err := m.cfg.Store.List(ctx)
+	records, err := m.cfg.Store.List(ctx, everybody())
 	if err != nil {
 		m.log.Warn("see to earlier sandboxes", "err", err)
 		return
@@ -103,14 +103,13 @@ func (m *Manager) clear(ctx context.Context, w wreck) {
 }
 
 func (m *Manager) recoverOne(ctx context.Context, r store.Record) {
-	f := lifecycle.Found{State: r.State, Owned: m.owner.alive(r.Owner), Detached: r.Detached, Overdue: overdue(r, time.Now())}
+	f := lifecycle.Found{State: r.State, Owned: m.owner.alive(r.Owner), Detached: r.Detached, Overdue: overdue(r, time.Now()),
+		Pauses: r.OnTimeout == firebreak.TimeoutPause}
 	goal, event := lifecycle.Recover(f)
 	var err error
 	switch goal {
 	case lifecycle.GoalKeep:
-		if _, err = m.attach(ctx, r); errors.Is(err, fs.ErrNotExist) {
-			_, err = m.lost(ctx, r)
-		}
+		err = m.keepFound(ctx, r)
 	case lifecycle.GoalRemove:
 		err = m.removeFound(ctx, r, event)
 	case lifecycle.GoalForget:
@@ -123,6 +122,32 @@ func (m *Manager) recoverOne(ctx context.Context, r store.Record) {
 	m.log.Debug("saw to an earlier sandbox", "sandbox", r.ID, "goal", goal)
 }
 
+// keepFound gets a handle of a sandbox that shall live on, and makes it this process's own if that is to stay.
+func (m *Manager) keepFound(ctx context.Context, r store.Record) error {
+	if m.cfg.Adopt {
+		adopted, err := m.cfg.Store.Update(ctx, r.ID, func(r *store.Record) error {
+			if m.owner.alive(r.Owner) {
+				return stateError(*r) // another process was first
+			}
+			r.Owner = m.owner.name
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		r = adopted
+	}
+	b, err := m.attach(ctx, r)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = m.lost(ctx, r)
+		return err
+	}
+	if err == nil && m.cfg.Adopt {
+		err = m.settle(ctx, b)
+	}
+	return err
+}
+
 // removeFound removes a sandbox that nobody owns. Its record stays only if it was detached and once ran: then somebody
 // may ask what became of it.
 func (m *Manager) removeFound(ctx context.Context, r store.Record, event lifecycle.Event) error {
@@ -130,7 +155,7 @@ func (m *Manager) removeFound(ctx context.Context, r store.Record, event lifecyc
 	if event == lifecycle.EventExpired {
 		exit = expired(r)
 	}
-	told := r.Detached && (r.State == firebreak.StateRunning || r.State == firebreak.StateStopping && r.Exit.Reason != firebreak.EndDestroyed)
+	told := r.Detached && (r.State == firebreak.StateRunning || r.State == firebreak.StatePaused || r.State == firebreak.StateStopping && r.Exit.Reason != firebreak.EndDestroyed)
 	if !told {
 		event = lifecycle.EventDeleted
 	}

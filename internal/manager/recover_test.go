@@ -22,7 +22,7 @@ func TestLiveProcessesLeaveEachOtherAlone(t *testing.T) {
 	c := h.process(t)
 	records(t, c) // its recovery is through
 	h.holds(t, ours.ID)
-	if _, err := c.Guest(t.Context(), "a"); err != nil {
+	if _, err := c.Guest(operator(t.Context()), "a"); err != nil {
 		t.Errorf("c does not reach a's sandbox: %v", err)
 	}
 	if err := c.Close(); err != nil {
@@ -31,13 +31,13 @@ func TestLiveProcessesLeaveEachOtherAlone(t *testing.T) {
 	h.holds(t, ours.ID)
 	waiting := make(chan store.Record, 1)
 	go func() {
-		rec, err := a.Wait(context.Background(), "a")
+		rec, err := a.Wait(operator(context.Background()), "a")
 		if err != nil {
 			t.Error(err)
 		}
 		waiting <- rec
 	}()
-	if rec, err := b.Delete(t.Context(), "a"); err != nil || rec.ID != ours.ID {
+	if rec, err := b.Delete(operator(t.Context()), "a"); err != nil || rec.ID != ours.ID {
 		t.Errorf("b deletes a's: %v", err)
 	}
 	if rec := <-waiting; rec.State != firebreak.StateEnded {
@@ -72,7 +72,7 @@ func TestDetachedGoneIsLost(t *testing.T) {
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.fake.Destroy(t.Context(), a.Spec); err != nil {
+	if err := h.fake.Destroy(operator(t.Context()), a.Spec); err != nil {
 		t.Fatal(err)
 	}
 	next := h.process(t)
@@ -81,10 +81,10 @@ func TestDetachedGoneIsLost(t *testing.T) {
 		t.Errorf("a %+v, b %s", got[a.ID].Exit, got[b.ID].State)
 	}
 	h.holds(t, b.ID)
-	if err := h.fake.Destroy(t.Context(), b.Spec); err != nil {
+	if err := h.fake.Destroy(operator(t.Context()), b.Spec); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := next.Wait(t.Context(), string(b.ID)); err != nil || got.State != firebreak.StateEnded {
+	if got, err := next.Wait(operator(t.Context()), string(b.ID)); err != nil || got.State != firebreak.StateEnded {
 		t.Errorf("b destroyed under the manager: %+v, %v", got, err)
 	}
 	h.holds(t)
@@ -98,7 +98,7 @@ func TestWhatNoRecordTellsOfIsCleared(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := h.fake.Create(t.Context(), driver.Spec{ID: "stray", Dir: dir}); err != nil {
+	if _, err := h.fake.Create(operator(t.Context()), driver.Spec{ID: "stray", Dir: dir}); err != nil {
 		t.Fatal(err)
 	}
 	m := h.process(t)

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/firebreak-dev/firebreak/internal/auth"
 )
 
 // Local is a server inside this process, and the HTTP client that reaches it: the same requests as over a network, on
@@ -19,10 +21,13 @@ type Local struct {
 	serving   sync.WaitGroup
 }
 
-// NewLocal starts to serve handler in this process.
+// NewLocal starts to serve handler in this process, whose user is the operator.
 func NewLocal(handler http.Handler, log *slog.Logger) *Local {
 	l := &Local{listener: &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}}
-	l.server = &http.Server{Handler: handler, ConnState: l.count, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), ReadHeaderTimeout: time.Minute}
+	operator := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler.ServeHTTP(w, r.WithContext(auth.WithCaller(r.Context(), auth.Caller{Operator: true})))
+	})
+	l.server = &http.Server{Handler: operator, ConnState: l.count, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), ReadHeaderTimeout: time.Minute}
 	l.transport = &http.Transport{
 		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return l.listener.dial(ctx) },
 		DisableCompression:  true, // memory needs none

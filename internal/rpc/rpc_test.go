@@ -24,6 +24,7 @@ import (
 	"github.com/firebreak-dev/firebreak/client"
 	firebreakv1 "github.com/firebreak-dev/firebreak/internal/api/firebreak/v1"
 	"github.com/firebreak-dev/firebreak/internal/api/process"
+	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/driver/fake"
 	"github.com/firebreak-dev/firebreak/internal/image"
@@ -120,6 +121,13 @@ func newHandler(t *testing.T) (http.Handler, *manager.Manager) {
 	return rpc.New(m, m, ts, m), m
 }
 
+// operator has all requests made on behalf of the operator.
+func operator(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, r.WithContext(auth.WithCaller(r.Context(), auth.Caller{Operator: true})))
+	})
+}
+
 type oneDriver struct{ driver.Driver }
 
 func (oneDriver) Names() []string { return []string{"fake"} }
@@ -139,7 +147,7 @@ func (d oneDriver) Maker(_ context.Context, name string) (driver.Driver, error) 
 func both(t *testing.T, test func(t *testing.T, c *client.Client)) {
 	t.Run("network", func(t *testing.T) {
 		h, _ := newHandler(t)
-		server := httptest.NewServer(http.StripPrefix("/prefix", h))
+		server := httptest.NewServer(operator(http.StripPrefix("/prefix", h)))
 		t.Cleanup(server.Close)
 		test(t, client.New(server.URL+"/prefix/", server.Client()))
 	})
@@ -299,7 +307,7 @@ func TestMakeTemplateStreams(t *testing.T) {
 
 func TestDataPlaneRefusals(t *testing.T) {
 	h, _ := newHandler(t)
-	server := httptest.NewServer(h)
+	server := httptest.NewServer(operator(h))
 	defer server.Close()
 	c := client.New(server.URL, server.Client())
 	sb := create(t, c, &firebreakv1.CreateSandboxRequest{}).GetId()

@@ -64,7 +64,7 @@ func TestRecordsOfTheFirstVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := open(t, dir)
-	if r, err := s.Find(t.Context(), "old"); err != nil || !reflect.DeepEqual(r, record("old")) {
+	if r, err := s.Find(t.Context(), operator, "old"); err != nil || !reflect.DeepEqual(r, record("old")) {
 		t.Errorf("found %+v, %v", r, err)
 	}
 	if d, err := s.Decision(t.Context(), "old"); err != nil || d != nil {

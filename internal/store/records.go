@@ -13,6 +13,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/policy"
 )
@@ -27,8 +28,8 @@ func (s *Store) Insert(ctx context.Context, r Record) error {
 	if err != nil {
 		return fmt.Errorf("save sandbox %s: %w", r.ID, err)
 	}
-	_, err = s.db.ExecContext(ctx, "INSERT INTO sandboxes (id, name, state, created, ended, record, decision) VALUES (?, ?, ?, ?, ?, ?, ?)",
-		string(r.ID), r.Name, string(r.State), millis(r.Created), millis(r.Ended), text, string(decision))
+	_, err = s.db.ExecContext(ctx, "INSERT INTO sandboxes (id, tenant, name, state, created, ended, record, decision) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+		string(r.ID), r.Tenant, r.Name, string(r.State), millis(r.Created), millis(r.Ended), text, string(decision))
 	if unique(err) {
 		what := fmt.Errorf("sandbox %s: %w", r.ID, fs.ErrExist)
 		if r.Name != "" {
@@ -66,8 +67,8 @@ func (s *Store) Update(ctx context.Context, id driver.ID, change func(*Record) e
 	if err != nil {
 		return Record{}, fmt.Errorf("save sandbox %s: %w", id, err)
 	}
-	_, err = tx.ExecContext(ctx, "UPDATE sandboxes SET name = ?, state = ?, ended = ?, record = ? WHERE id = ?",
-		r.Name, string(r.State), millis(r.Ended), text, string(id))
+	_, err = tx.ExecContext(ctx, "UPDATE sandboxes SET tenant = ?, name = ?, state = ?, ended = ?, record = ? WHERE id = ?",
+		r.Tenant, r.Name, string(r.State), millis(r.Ended), text, string(id))
 	if err == nil {
 		err = tx.Commit()
 	}
@@ -103,14 +104,15 @@ func (s *Store) Delete(ctx context.Context, id driver.ID) error {
 // maxCandidates is how many of several possible sandboxes an error names.
 const maxCandidates = 4
 
-// Find returns the record that ref means: an ID, else a name, else the only ID that begins with it. A name means a
-// living sandbox before one that has ended, and of those the last. fs.ErrNotExist if there is none.
-func (s *Store) Find(ctx context.Context, ref string) (Record, error) {
+// Find returns the record that ref means to a caller, who is told nothing of what belongs to others: an ID, else a name,
+// else the only ID that begins with it. A name means a living sandbox before one that has ended, of those the last, and to
+// the operator one of his own before a tenant's. fs.ErrNotExist if there is none.
+func (s *Store) Find(ctx context.Context, by auth.Caller, ref string) (Record, error) {
 	if ref == "" {
 		return Record{}, &firebreak.Error{Kind: firebreak.KindInvalid, Op: "find sandbox", Err: errors.New("no id and no name given")}
 	}
-	r, err := s.scan(s.db.QueryRowContext(ctx, `SELECT record FROM sandboxes WHERE id = ?1 OR name = ?1
-		ORDER BY id = ?1 DESC, state = 'ended', created DESC LIMIT 1`, ref))
+	r, err := s.scan(s.db.QueryRowContext(ctx, `SELECT record FROM sandboxes WHERE (id = ?1 OR name = ?1) AND (?2 OR tenant = ?3)
+		ORDER BY id = ?1 DESC, tenant <> '', state = 'ended', created DESC LIMIT 1`, ref, by.Operator, tenantOf(by)))
 	if err == nil {
 		return r, nil
 	}
@@ -118,7 +120,8 @@ func (s *Store) Find(ctx context.Context, ref string) (Record, error) {
 		return Record{}, s.explain("read", err)
 	}
 	// '~' sorts after all that an ID may hold.
-	found, err := s.query(ctx, "SELECT record FROM sandboxes WHERE id > ?1 AND id < ?1 || '~' ORDER BY id LIMIT ?2", ref, maxCandidates)
+	found, err := s.query(ctx, `SELECT record FROM sandboxes WHERE id > ?1 AND id < ?1 || '~' AND (?2 OR tenant = ?3)
+		ORDER BY id LIMIT ?4`, ref, by.Operator, tenantOf(by), maxCandidates)
 	switch {
 	case err != nil:
 		return Record{}, err
@@ -135,14 +138,25 @@ func (s *Store) Find(ctx context.Context, ref string) (Record, error) {
 	return found[0], nil
 }
 
+// tenantOf is whose records a caller may see. Nobody's are the operator's, and no tenant is called so.
+func tenantOf(by auth.Caller) string {
+	if !by.Operator && by.Tenant.ID == "" {
+		return "-" // no tenant can have this ID
+	}
+	return by.Tenant.ID
+}
+
 func notFound(ref string) error {
 	return &firebreak.Error{Kind: firebreak.KindNotFound, Op: "find sandbox", Err: fmt.Errorf("there is no sandbox %q: %w", ref, fs.ErrNotExist),
 		Mend: "see firebreak ls -a"}
 }
 
-// List returns all records, the oldest first.
-func (s *Store) List(ctx context.Context) ([]Record, error) {
-	return s.query(ctx, "SELECT record FROM sandboxes ORDER BY created, id")
+// List returns all records that a caller may see, the oldest first.
+func (s *Store) List(ctx context.Context, by auth.Caller) ([]Record, error) {
+	if by.Operator {
+		return s.query(ctx, "SELECT record FROM sandboxes ORDER BY created, id")
+	}
+	return s.query(ctx, "SELECT record FROM sandboxes WHERE tenant = ? ORDER BY created, id", tenantOf(by))
 }
 
 // Prune removes the records of what ended before some time, and of the others that ended all but the last keep.

@@ -92,6 +92,10 @@ func migrations() []string {
 		// Beside the record, which is read and written often and is a tenth as long.
 		`ALTER TABLE sandboxes ADD COLUMN decision TEXT NOT NULL DEFAULT ''`,
 		keysSchema(),
+		`ALTER TABLE sandboxes ADD COLUMN tenant TEXT NOT NULL DEFAULT '';
+		DROP INDEX sandboxes_name;
+		CREATE UNIQUE INDEX sandboxes_name ON sandboxes (tenant, name) WHERE name <> '' AND state <> 'ended';
+		CREATE INDEX sandboxes_tenant ON sandboxes (tenant, created)`,
 	}
 }
 
@@ -252,12 +256,13 @@ type Record struct {
 	AutoResume   bool                    `json:"auto_resume,omitempty"` // traffic resumes it when it is paused
 	Agent        Agent                   `json:"agent,omitzero"`
 
-	Created  time.Time    `json:"created"`
-	Deadline time.Time    `json:"deadline,omitzero"`
-	Paused   time.Time    `json:"paused,omitzero"` // since when, in state paused
-	Ended    time.Time    `json:"ended,omitzero"`
-	Exit     driver.Exit  `json:"exit,omitzero"` // why and how it ended, known from state stopping on
-	Usage    driver.Usage `json:"usage,omitzero"`
+	Created  time.Time     `json:"created"`
+	Deadline time.Time     `json:"deadline,omitzero"` // of state running
+	Timeout  time.Duration `json:"timeout,omitempty"` // that Deadline was made of last; zero: none
+	Paused   time.Time     `json:"paused,omitzero"`   // since when, in state paused
+	Ended    time.Time     `json:"ended,omitzero"`
+	Exit     driver.Exit   `json:"exit,omitzero"` // why and how it ended, known from state stopping on
+	Usage    driver.Usage  `json:"usage,omitzero"`
 }
 
 // Agent is what its agent was told, to be told again after a change of the deadline.

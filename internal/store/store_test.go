@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 )
 
@@ -101,7 +102,7 @@ func TestRecordComesBackAsItWas(t *testing.T) {
 	if err := change(&want); err != nil {
 		t.Fatal(err)
 	}
-	got, err := open(t, dir).Find(t.Context(), "abc")
+	got, err := open(t, dir).Find(t.Context(), operator, "abc")
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
 	}
@@ -132,7 +133,7 @@ func TestNamesAndIDsAreUniqueAmongTheLiving(t *testing.T) {
 	if err := s.Insert(t.Context(), b); err != nil {
 		t.Errorf("web after the first one ended: %v", err)
 	}
-	if got, err := s.Find(t.Context(), "web"); err != nil || got.ID != "b1" {
+	if got, err := s.Find(t.Context(), operator, "web"); err != nil || got.ID != "b1" {
 		t.Errorf("web is %s, %v, want the living one", got.ID, err)
 	}
 }
@@ -155,12 +156,12 @@ func TestFind(t *testing.T) {
 		{"a", "", firebreak.KindInvalid}, {"q", "", firebreak.KindNotFound}, {"", "", firebreak.KindInvalid},
 		{"%", "", firebreak.KindNotFound}, {"a'--", "", firebreak.KindNotFound}, {"abcd", "", firebreak.KindNotFound},
 	} {
-		got, err := s.Find(t.Context(), c.ref)
+		got, err := s.Find(t.Context(), operator, c.ref)
 		if got.ID != c.want || (err == nil) != (c.want != "") || (err != nil && firebreak.KindOf(err) != c.kind) {
 			t.Errorf("find %q: %q, %v, want %q or kind %s", c.ref, got.ID, err, c.want, c.kind)
 		}
 	}
-	if _, err := s.Find(t.Context(), "a"); err == nil || !strings.Contains(err.Error(), "abc") || !strings.Contains(err.Error(), "abd") {
+	if _, err := s.Find(t.Context(), operator, "a"); err == nil || !strings.Contains(err.Error(), "abc") || !strings.Contains(err.Error(), "abd") {
 		t.Errorf("an ambiguous beginning does not name the candidates: %v", err)
 	}
 }
@@ -175,7 +176,7 @@ func TestUpdateLeavesTheRecordWhenRefused(t *testing.T) {
 	if !errors.Is(err, refuse) {
 		t.Errorf("%v, want the refusal", err)
 	}
-	if r, err = s.Find(t.Context(), "a"); err != nil || r.State != firebreak.StateCreating {
+	if r, err = s.Find(t.Context(), operator, "a"); err != nil || r.State != firebreak.StateCreating {
 		t.Errorf("state %s, %v after a refused update", r.State, err)
 	}
 	if _, err := s.Update(t.Context(), "b", func(*Record) error { return nil }); !errors.Is(err, fs.ErrNotExist) {
@@ -200,7 +201,7 @@ func TestPrune(t *testing.T) {
 		t.Fatal(err)
 	}
 	ids := func() (ids string) {
-		all, err := s.List(t.Context())
+		all, err := s.List(t.Context(), operator)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -270,7 +271,7 @@ func checkKilledChild(t *testing.T, dir, prefix string, after time.Duration) {
 		}
 	}
 	s := open(t, dir)
-	all, err := s.List(t.Context())
+	all, err := s.List(t.Context(), operator)
 	if err != nil {
 		t.Error(err)
 	}
@@ -371,7 +372,7 @@ func TestDamageInTheMiddleIsReported(t *testing.T) {
 	bad := t.TempDir()
 	write(t, filepath.Join(bad, File), string(b))
 	s2 := open(t, bad)
-	if _, err := s2.List(t.Context()); firebreak.KindOf(err) != firebreak.KindHost || !strings.Contains(err.Error(), "damaged") {
+	if _, err := s2.List(t.Context(), operator); firebreak.KindOf(err) != firebreak.KindHost || !strings.Contains(err.Error(), "damaged") {
 		t.Errorf("list of a damaged database: %v", err)
 	}
 }
@@ -411,7 +412,7 @@ func TestManyStoresOfOneProcess(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if r, err := open(t, dir).Find(t.Context(), "counter"); err != nil || r.Usage.PIDs != 160 {
+	if r, err := open(t, dir).Find(t.Context(), operator, "counter"); err != nil || r.Usage.PIDs != 160 {
 		t.Errorf("counted %d, %v, want 160", r.Usage.PIDs, err)
 	}
 }
@@ -436,6 +437,42 @@ func BenchmarkOneShot(b *testing.B) {
 		}
 		if err := s.Close(); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+var operator = auth.Caller{Operator: true}
+
+// A tenant finds nothing of another's by any reference, and names are each tenant's own.
+func TestTenantsSeeTheirOwn(t *testing.T) {
+	s := open(t, t.TempDir())
+	for _, r := range []Record{{ID: "aaa1", Name: "web"}, {ID: "aab1", Tenant: "one", Name: "web"}, {ID: "aac1", Tenant: "two", Name: "web"}, {ID: "aad1", Tenant: "two"}} {
+		r.State, r.Boundary = firebreak.StateRunning, firebreak.BoundaryUserKernel
+		if err := s.Insert(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Insert(t.Context(), Record{ID: "aae1", Tenant: "two", Name: "web", State: firebreak.StateRunning}); firebreak.KindOf(err) != firebreak.KindExists {
+		t.Errorf("a second web of one tenant: %v", err)
+	}
+	one, two := auth.Caller{Tenant: auth.Tenant{ID: "one"}}, auth.Caller{Tenant: auth.Tenant{ID: "two"}}
+	for _, c := range []struct {
+		by   auth.Caller
+		ref  string
+		want driver.ID
+	}{
+		{one, "web", "aab1"}, {two, "web", "aac1"}, {operator, "web", "aaa1"}, {operator, "aad", "aad1"},
+		{one, "aa", "aab1"}, {two, "aad", "aad1"}, {one, "aac1", ""}, {one, "aad1", ""}, {one, "aac", ""}, {one, "aaa1", ""},
+		{auth.Caller{}, "aaa1", ""}, {auth.Caller{}, "web", ""}, {auth.Caller{}, "aa", ""},
+	} {
+		r, err := s.Find(t.Context(), c.by, c.ref)
+		if r.ID != c.want || (c.want == "") != errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%q for %+v: %q, %v, want %q", c.ref, c.by, r.ID, err, c.want)
+		}
+	}
+	for n, by := range map[int]auth.Caller{4: operator, 1: one, 2: two, 0: {}} {
+		if all, err := s.List(t.Context(), by); err != nil || len(all) != n {
+			t.Errorf("list for %+v: %d, %v, want %d", by, len(all), err, n)
 		}
 	}
 }

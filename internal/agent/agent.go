@@ -54,6 +54,7 @@ type Agent struct {
 	due     chan struct{} // closed at the deadline
 	dueOnce sync.Once
 
+	owns     bool    // the file system is the sandbox's own: the agent is its first process
 	codePort *handed // connections to the code interpreter
 	requests inflight
 	live     context.Context // of all requests and of the connections that were taken over
@@ -68,7 +69,7 @@ func New(c Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{log: c.Log, due: make(chan struct{})}
+	a := &Agent{log: c.Log, due: make(chan struct{}), owns: os.Getpid() == 1}
 	if a.spawner, err = proc.NewSpawner(prepare...); err != nil {
 		return nil, fmt.Errorf("prepare to start processes: %w", err)
 	}
@@ -77,7 +78,7 @@ func New(c Config) (*Agent, error) {
 			c.Log.Warn("orphans of this sandbox go to the host's init", "error", err)
 		}
 	}
-	a.session = account.NewSession(account.Open("/"), os.Getpid() != 1)
+	a.session = account.NewSession(account.Open("/"), !a.owns)
 	a.reaper = proc.NewReaper(c.Adopt, c.Log)
 	mark := map[string]string{}
 	if c.Mark != "" {

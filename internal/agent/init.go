@@ -30,6 +30,8 @@ type initRequest struct {
 	DefaultUser    string            `json:"defaultUser"`
 	DefaultWorkdir string            `json:"defaultWorkdir"`
 	Deadline       time.Time         `json:"deadline"`
+	SandboxID      string            `json:"sandboxID"`
+	TemplateID     string            `json:"templateID"`
 }
 
 // claim is who owns the agent: whoever came first with a token. Until then, and if that token was empty, everybody is
@@ -137,7 +139,12 @@ func (a *Agent) init(req initRequest, r *http.Request) error {
 	if req.AccessToken != "" {
 		c.token = req.AccessToken
 	}
-	a.session.SetDefaults(account.Defaults{User: req.DefaultUser, Workdir: req.DefaultWorkdir, Envs: req.EnvVars})
+	a.session.SetDefaults(account.Defaults{User: req.DefaultUser, Workdir: req.DefaultWorkdir, Envs: req.environ()})
+	if a.owns {
+		if err := req.writeIDs("/run"); err != nil {
+			a.log.Warn("programs do not find the sandbox's ids in /run/e2b", "error", err)
+		}
+	}
 	if c.timer != nil {
 		c.timer.Stop()
 		c.timer = nil

@@ -12,6 +12,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak/internal/agent"
 	processv1 "github.com/firebreak-dev/firebreak/internal/api/process"
+	"github.com/firebreak-dev/firebreak/internal/guest"
 )
 
 func TestEndEvents(t *testing.T) {
@@ -354,5 +355,40 @@ func TestWhatComesJustAfterTheEndIsNotLost(t *testing.T) {
 		if got := b.output("(sleep 0.05; echo late) & echo early"); got != "early\nlate\n" {
 			t.Errorf("got %q", got)
 		}
+	}
+}
+
+// TestInitKeepsWhatRuns: a sandbox that is used again, or resumed, is told its configuration anew at any time.
+func TestInitKeepsWhatRuns(t *testing.T) {
+	b := inProcess(t, agent.Config{})
+	yes := true
+	req := &processv1.StartRequest{Stdin: &yes, Process: &processv1.ProcessConfig{Cmd: "/bin/sh", Args: []string{"-c",
+		"n=0; while read word; do n=$((n+1)); echo $n $word $STAGE $E2B_SANDBOX_ID; done"}}}
+	s, r := b.begin(req)
+	want := ""
+	for i, stage := range []string{"one", "two", "three"} {
+		id := fmt.Sprint("id", i)
+		must(t, b.Init(t.Context(), guest.Config{User: me(t), SandboxID: id, TemplateID: "of-all",
+			Envs: map[string]string{"STAGE": stage}, Deadline: time.Now().Add(time.Hour)}))
+		b.input(r.pid, stage+"\n")
+		want += fmt.Sprintf("%d %s\n", i+1, stage) // its environment is that of its start
+		r.until(t, s, func() bool { return strings.Count(r.stdout.String(), "\n") == i+1 })
+		got := b.output("echo $STAGE $E2B_SANDBOX $E2B_SANDBOX_ID $E2B_TEMPLATE_ID")
+		if now := fmt.Sprintf("%s true %s of-all\n", stage, id); got != now {
+			t.Errorf("a later process has %q, want %q", got, now)
+		}
+	}
+	if got := r.stdout.String(); got != want {
+		t.Errorf("the process that went on said %q, want %q", got, want)
+	}
+	must(t, b.Init(t.Context(), guest.Config{User: me(t)}))
+	if got := b.output("echo $STAGE$E2B_SANDBOX$E2B_SANDBOX_ID$E2B_TEMPLATE_ID"); got != "\n" {
+		t.Errorf("after an init without them there is %q", got)
+	}
+	must(t, b.Init(t.Context(), guest.Config{User: me(t), SandboxID: "s", TemplateID: "t"}))
+	mine := shell("echo $E2B_SANDBOX_ID $E2B_TEMPLATE_ID")
+	mine.Process.Envs = map[string]string{"E2B_SANDBOX_ID": "of the request"}
+	if r, err := b.run(mine); err != nil || r.stdout.String() != "of the request t\n" {
+		t.Errorf("with an environment of its own: %q, %v", r.stdout.String(), err)
 	}
 }

@@ -105,6 +105,9 @@ type Config struct {
 	User     string            // whom requests that name nobody run as
 	Workdir  string            // where they begin
 	Deadline time.Time         // when the agent ends the sandbox by itself; zero for never
+
+	// What programs find of their sandbox in E2B_SANDBOX_ID and E2B_TEMPLATE_ID; "" for nothing. Envs win over them.
+	SandboxID, TemplateID string
 }
 
 // Init claims the agent for the token and configures it. It tries until the agent answers, refuses, or has ended, or ctx
@@ -112,6 +115,7 @@ type Config struct {
 func (g *Guest) Init(ctx context.Context, c Config) error {
 	body, err := json.Marshal(map[string]any{
 		"accessToken": g.token, "envVars": c.Envs, "defaultUser": c.User, "defaultWorkdir": c.Workdir, "deadline": c.Deadline,
+		"sandboxID": c.SandboxID, "templateID": c.TemplateID,
 	})
 	if err != nil {
 		return fmt.Errorf("write init: %w", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ func execChecks() []check {
 		{name: "exec-disconnect", needs: runs, run: checkExecDisconnect},
 		{name: "exec-signals", needs: runs, run: checkExecSignals},
 		{name: "exec-after-reopen", needs: runs, run: checkExecAfterReopen},
+		{name: "exec-ids", needs: runs, run: checkExecIDs},
 		{name: "users", needs: runs | driver.CapUsers, run: checkUsers},
 		{name: "root-user", needs: runs | driver.CapRootUser | driver.CapUsers, run: checkRootUser},
 		{name: "ports", needs: runs, run: checkPorts},
@@ -207,6 +209,25 @@ func checkExecAfterReopen(c *C) {
 		c.Errorf("through a second driver: %v, want the sleeper", infos)
 	}
 	again.must(program{cmd: "/bin/true"})
+}
+
+// checkExecIDs: programs find where they are, as in E2B; in a file only where that is the sandbox's own.
+func checkExecIDs(c *C) {
+	b := c.box(c.spec())
+	want := "true " + string(b.spec.ID) + " of-the-suite\n"
+	if got := b.must(sh("echo $E2B_SANDBOX $E2B_SANDBOX_ID $E2B_TEMPLATE_ID")).stdout; got != want {
+		c.Errorf("the environment says %q, want %q", got, want)
+	}
+	if !c.info.Caps.Has(driver.CapPrivateRoot) {
+		if _, err := os.Stat("/run/e2b"); err == nil {
+			c.Error("the ids were written onto the host")
+		}
+		return
+	}
+	want = string(b.spec.ID) + " of-the-suite"
+	if got := b.must(sh("echo -n $(cat /run/e2b/.E2B_SANDBOX_ID) $(cat /run/e2b/.E2B_TEMPLATE_ID)")).stdout; got != want {
+		c.Errorf("the files say %q, want %q", got, want)
+	}
 }
 
 func checkUsers(c *C) {

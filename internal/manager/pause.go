@@ -210,7 +210,7 @@ func (m *Manager) change(ctx context.Context, b *box, change func(*store.Record)
 func (m *Manager) tell(ctx context.Context, g *guest.Guest, rec store.Record) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	cfg := guest.Config{Envs: rec.Agent.Envs, User: rec.Agent.User, Workdir: rec.Agent.Workdir}
+	cfg := guest.Config{Envs: rec.Agent.Envs, User: rec.Agent.User, Workdir: rec.Agent.Workdir, SandboxID: string(rec.ID), TemplateID: rec.Template}
 	if rec.State != firebreak.StatePaused && rec.OnTimeout != firebreak.TimeoutPause {
 		cfg.Deadline = rec.Deadline
 	}

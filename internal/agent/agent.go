@@ -128,6 +128,7 @@ func (a *Agent) routes() http.Handler {
 	mux.HandleFunc("GET /envs", a.serveEnvs)
 	mux.HandleFunc("POST /init", a.serveInit)
 	mux.HandleFunc("POST /ports/{port}", a.servePort)
+	mux.HandleFunc("POST /warm/{language}", a.code.ServeWarm)
 	a.files.Routes(mux, a.claim.signed)
 	return a.requests.count(a.claim.guard(mux))
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/firebreak-dev/firebreak/internal/agent"
+	"github.com/firebreak-dev/firebreak/internal/guest"
 )
 
 func TestJavaScript(t *testing.T) {
@@ -296,5 +297,30 @@ func BenchmarkCodeFirst(b *testing.B) {
 				i.ask("DELETE", "/contexts/"+id, "")
 			}
 		})
+	}
+}
+
+// A kernel that was started ahead runs the first code, with the environment that the sandbox was given later.
+func TestWarm(t *testing.T) {
+	needs(t, "python3")
+	b := inProcess(t, agent.Config{})
+	if err := b.Warm(t.Context(), "cobol"); err == nil || !strings.Contains(err.Error(), "cobol") {
+		t.Errorf("a language that is not there: %v", err)
+	}
+	for range 2 {
+		if err := b.Warm(t.Context(), "python"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Init(t.Context(), guest.Config{Envs: map[string]string{"LATER": "yes"}}); err != nil {
+		t.Fatal(err)
+	}
+	i := b.interpreter()
+	got := i.run(run{Code: "import os; os.environ['LATER']"})
+	if got.text() != "'yes'" && got.text() != "yes" || got.count != 1 {
+		t.Errorf("%q, run number %d", got.text(), got.count)
+	}
+	if _, list := i.ask("GET", "/contexts", ""); strings.Count(list, `"python"`) != 1 {
+		t.Errorf("contexts: %s", list)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"syscall"
 	"time"
 
@@ -34,6 +35,9 @@ const (
 	maxSend     = 8 << 20  // of Connect, to the agent, who takes no more
 	maxText     = 4 << 10  // of an error that is quoted
 	dialTimeout = 10 * time.Second
+
+	answerTimeout = 5 * time.Second
+	warmTimeout   = 30 * time.Second
 )
 
 // Dial opens a new stream to the agent.
@@ -121,7 +125,7 @@ func (g *Guest) Init(ctx context.Context, c Config) error {
 		return fmt.Errorf("write init: %w", err)
 	}
 	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
-		err := g.ask(ctx, http.MethodPost, "/init", body)
+		err := g.ask(ctx, http.MethodPost, "/init", body, answerTimeout)
 		var refused *firebreak.Error
 		switch {
 		case err == nil || errors.As(err, &refused):
@@ -139,12 +143,17 @@ func (g *Guest) Init(ctx context.Context, c Config) error {
 
 // Health returns nil if the agent answers.
 func (g *Guest) Health(ctx context.Context) error {
-	return g.ask(ctx, http.MethodGet, "/health", nil)
+	return g.ask(ctx, http.MethodGet, "/health", nil, answerTimeout)
+}
+
+// Warm starts the interpreter of a language's default code context, so that the first run finds it ready.
+func (g *Guest) Warm(ctx context.Context, language string) error {
+	return g.ask(ctx, http.MethodPost, "/warm/"+url.PathEscape(language), nil, warmTimeout)
 }
 
 // ask expects 204. An answer that says no is a *firebreak.Error; no answer is something else.
-func (g *Guest) ask(ctx context.Context, method, path string, body []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second) // a stream that was opened too early may never answer
+func (g *Guest) ask(ctx context.Context, method, path string, body []byte, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout) // a stream that was opened too early may never answer
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, base+path, bytes.NewReader(body))
 	if err != nil {

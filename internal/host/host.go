@@ -96,6 +96,16 @@ func (l *looker) memory() {
 	}
 }
 
+// FreeMemory returns how many bytes of memory can be had without swapping.
+func FreeMemory() (int64, error) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	_, free, err := parseMeminfo(string(text))
+	return free, err
+}
+
 // parseMeminfo reads the total and the available memory in bytes; see proc_meminfo(5).
 func parseMeminfo(text string) (total, free int64, err error) {
 	kib := func(name string) int64 {

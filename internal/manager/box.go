@@ -20,16 +20,16 @@ import (
 
 // box is a living sandbox with a handle in this process, which made it or found it.
 type box struct {
-	sb      driver.Sandbox
-	guest   *guest.Guest
-	done    chan struct{} // closed when its watch has ended
-	release func()        // gives back what its tenant's limits count
-	turn    chan struct{} // holds one token while somebody pauses, resumes or gives it time
+	sb    driver.Sandbox
+	guest *guest.Guest
+	done  chan struct{} // closed when its watch has ended
+	turn  chan struct{} // holds one token while somebody pauses, resumes, claims or gives it time
 
-	mu    sync.Mutex
-	rec   store.Record // guarded by mu: as last known
-	known time.Time    // guarded by mu: when that was
-	due   *time.Timer  // guarded by mu: ends the watch's wait at the deadline
+	mu      sync.Mutex
+	rec     store.Record // guarded by mu: as last known
+	known   time.Time    // guarded by mu: when that was
+	due     *time.Timer  // guarded by mu: ends the watch's wait at the deadline
+	release func()       // guarded by mu: gives back what its tenant's limits count
 }
 
 // staleness bounds for how long what another process did to a sandbox may go unseen.
@@ -49,6 +49,14 @@ func (b *box) note(rec store.Record) {
 	if b.due != nil {
 		b.dueLocked()
 	}
+}
+
+// belong is note for what has just become somebody's.
+func (b *box) belong(rec store.Record, release func()) {
+	b.note(rec)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.release = release
 }
 
 func (b *box) stale() bool {
@@ -117,7 +125,10 @@ func (m *Manager) drop(id driver.ID) {
 	m.mu.Unlock()
 	if b != nil {
 		b.guest.Close()
-		b.release()
+		b.mu.Lock()
+		release := b.release
+		b.mu.Unlock()
+		release()
 	}
 }
 
@@ -170,6 +181,9 @@ func (m *Manager) ended(b *box, exit driver.Exit, err error) {
 		event, exit = lifecycle.EventExpired, expired(rec)
 	case err != nil:
 		event, exit = lifecycle.EventLost, driver.Exit{Reason: firebreak.EndLost, Code: -1, Detail: err.Error()}
+	}
+	if rec.Pool != "" {
+		event = lifecycle.EventDeleted // nobody asks what became of it
 	}
 	if _, err := m.end(context.WithoutCancel(m.ctx), rec, event, exit, b.sb); err != nil {
 		m.drop(rec.ID)

@@ -28,6 +28,7 @@ type Timings struct {
 	Image  time.Duration // to find the template's root
 	Create time.Duration // for the driver to isolate something
 	Agent  time.Duration // for the agent in it to answer
+	Pool   string        // it was made ahead, in this pool; empty: it was not
 }
 
 // plan is all that is known of a sandbox before anything is made.
@@ -64,7 +65,10 @@ func (m *Manager) Create(ctx context.Context, req Request) (store.Record, Timing
 	if p.release, err = m.admit(by, &p.record); err != nil {
 		return store.Record{}, t, err
 	}
-	rec, err := m.make(ctx, p, &t)
+	rec, claimed, err := m.claim(ctx, p, &t)
+	if err == nil && !claimed {
+		rec, err = m.make(ctx, p, &t)
+	}
 	if err != nil {
 		p.release()
 		return store.Record{}, t, createError(ctx, err)
@@ -235,7 +239,7 @@ func (m *Manager) make(ctx context.Context, p plan, t *Timings) (_ store.Record,
 	}
 	t.Agent = time.Since(start)
 	m.step("answered")
-	rec, err = m.cfg.Store.Update(ctx, rec.ID, func(r *store.Record) (err error) {
+	running, err := m.cfg.Store.Update(ctx, rec.ID, func(r *store.Record) (err error) { // rec is for undo
 		r.Deadline = rec.Deadline
 		r.State, err = lifecycle.Next(r.State, lifecycle.EventAnswered)
 		return err
@@ -243,10 +247,10 @@ func (m *Manager) make(ctx context.Context, p plan, t *Timings) (_ store.Record,
 	if err != nil {
 		return rec, err
 	}
-	rec.Decision = p.record.Decision
+	running.Decision = p.record.Decision
 	m.step("running")
-	m.keep(rec, sb, g, p.release)
-	return rec, nil
+	m.keep(running, sb, g, p.release)
+	return running, nil
 }
 
 // undoList holds what undoes the steps taken so far.

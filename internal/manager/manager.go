@@ -80,6 +80,7 @@ type Manager struct {
 	boxes  map[driver.ID]*box // guarded by mu: the living sandboxes with a handle
 
 	limiter auth.Limiter
+	pools   *pools
 
 	rules  rules
 	key    func() (string, error) // what probes and decisions depend on besides themselves
@@ -111,7 +112,7 @@ func newManager(cfg Config, step func(string)) (*Manager, error) {
 		return nil, stateDirError(cfg.StateDir, err)
 	}
 	m := &Manager{cfg: cfg, log: cfg.Log, owner: owner, step: step, recovered: make(chan struct{}),
-		boxes: map[driver.ID]*box{}, infos: map[string]probed{}, rules: newRules(cfg.Policy), key: sync.OnceValues(probeKey)}
+		pools: newPools(), boxes: map[driver.ID]*box{}, infos: map[string]probed{}, rules: newRules(cfg.Policy), key: sync.OnceValues(probeKey)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.work.Go(func() {
 		defer close(m.recovered)
@@ -142,8 +143,11 @@ func (m *Manager) Close() error {
 	m.closed = true
 	m.mu.Unlock()
 	m.cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
+	defer cancel()
+	err := closeAll(ctx, m.pools.list())
 	m.work.Wait()
-	err := m.destroyOwn()
+	err = errors.Join(err, m.destroyOwn())
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id, b := range m.boxes {

@@ -515,3 +515,26 @@ func hammer(t *testing.T, maker, ender *Manager, way int) {
 	}
 	wg.Wait()
 }
+
+// A create whose caller goes away, at whatever moment, leaves nothing behind or has made the sandbox.
+func TestCancelledCreate(t *testing.T) {
+	h := newHost(t)
+	m := h.process(t)
+	mustCreate(t, m, Request{Name: "first"}) // later ones take less long
+	var made []driver.ID
+	for id := range records(t, m) {
+		made = append(made, id)
+	}
+	for i := range 200 {
+		ctx, cancel := context.WithCancel(operator(t.Context()))
+		time.AfterFunc(time.Duration(i)*20*time.Microsecond, cancel)
+		if rec, _, err := m.Create(ctx, Request{}); err == nil {
+			made = append(made, rec.ID)
+		}
+		cancel()
+	}
+	h.holds(t, made...)
+	if got := records(t, m); len(got) != len(made) {
+		t.Errorf("%d records of %d sandboxes", len(got), len(made))
+	}
+}

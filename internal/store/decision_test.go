@@ -52,7 +52,7 @@ func TestRecordsOfTheFirstVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := record("old").encode()
+	text, _, err := record("old").encode()
 	if err != nil {
 		t.Fatal(err)
 	}

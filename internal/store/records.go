@@ -20,24 +20,35 @@ import (
 
 // Insert saves a new record. fs.ErrExist if its ID is taken, or its name by a sandbox that has not ended.
 func (s *Store) Insert(ctx context.Context, r Record) error {
-	text, err := r.encode()
-	decision := []byte{}
-	if err == nil && r.Decision != nil {
-		decision, err = json.Marshal(r.Decision)
-	}
+	text, decision, err := r.encode()
 	if err != nil {
 		return fmt.Errorf("save sandbox %s: %w", r.ID, err)
 	}
-	_, err = s.db.ExecContext(ctx, "INSERT INTO sandboxes (id, tenant, name, state, created, ended, record, decision) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-		string(r.ID), r.Tenant, r.Name, string(r.State), millis(r.Created), millis(r.Ended), text, string(decision))
-	if unique(err) {
-		what := fmt.Errorf("sandbox %s: %w", r.ID, fs.ErrExist)
-		if r.Name != "" {
-			what = fmt.Errorf("a sandbox named %q is there already: %w", r.Name, fs.ErrExist)
-		}
-		return &firebreak.Error{Kind: firebreak.KindExists, Err: what, Mend: "choose another name, or remove that sandbox"}
+	_, err = s.write(ctx, "INSERT INTO sandboxes (id, tenant, name, state, created, ended, record, decision) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+		string(r.ID), r.Tenant, r.Name, string(r.State), millis(r.Created), millis(r.Ended), text, decision)
+	return s.written(r, err)
+}
+
+// write runs a statement wholly or, if ctx is done already, not at all: one that is interrupted may have been written.
+func (s *Store) write(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return s.explain("write", err)
+	defer conn.Close() //nolint:errcheck // it goes back to the pool
+	return conn.ExecContext(context.WithoutCancel(ctx), query, args...)
+}
+
+// written explains why r was not.
+func (s *Store) written(r Record, err error) error {
+	if !unique(err) {
+		return s.explain("write", err)
+	}
+	what := fmt.Errorf("sandbox %s: %w", r.ID, fs.ErrExist)
+	if r.Name != "" {
+		what = fmt.Errorf("a sandbox named %q is there already: %w", r.Name, fs.ErrExist)
+	}
+	return &firebreak.Error{Kind: firebreak.KindExists, Err: what, Mend: "choose another name, or remove that sandbox"}
 }
 
 func unique(err error) bool {
@@ -46,7 +57,8 @@ func unique(err error) bool {
 }
 
 // Update changes the record of id by change, which sees it as it is and alone: no other writer of any process comes
-// between. An error of change leaves the record as it was and is returned. fs.ErrNotExist if there is no record.
+// between. A decision that it sets is written too. An error of change leaves the record as it was and is returned.
+// fs.ErrNotExist if there is no record, fs.ErrExist if the name that it now has is taken.
 func (s *Store) Update(ctx context.Context, id driver.ID, change func(*Record) error) (Record, error) {
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
@@ -63,16 +75,17 @@ func (s *Store) Update(ctx context.Context, id driver.ID, change func(*Record) e
 	if err := change(&r); err != nil {
 		return r, err
 	}
-	text, err := r.encode()
+	text, decision, err := r.encode()
 	if err != nil {
 		return Record{}, fmt.Errorf("save sandbox %s: %w", id, err)
 	}
-	_, err = tx.ExecContext(ctx, "UPDATE sandboxes SET tenant = ?, name = ?, state = ?, ended = ?, record = ? WHERE id = ?",
-		r.Tenant, r.Name, string(r.State), millis(r.Ended), text, string(id))
+	_, err = tx.ExecContext(ctx, `UPDATE sandboxes SET tenant = ?, name = ?, state = ?, created = ?, ended = ?, record = ?,
+		decision = iif(?7 = '', decision, ?7) WHERE id = ?8`,
+		r.Tenant, r.Name, string(r.State), millis(r.Created), millis(r.Ended), text, decision, string(id))
 	if err == nil {
 		err = tx.Commit()
 	}
-	return r, s.explain("write", err)
+	return r, s.written(r, err)
 }
 
 // Decision returns why the sandbox of id has its driver; nil if an older version made it. fs.ErrNotExist if there is no
@@ -97,7 +110,7 @@ func (s *Store) Decision(ctx context.Context, id driver.ID) (*policy.Decision, e
 
 // Delete removes the record of id; nil if there is none.
 func (s *Store) Delete(ctx context.Context, id driver.ID) error {
-	_, err := s.db.ExecContext(ctx, "DELETE FROM sandboxes WHERE id = ?", string(id))
+	_, err := s.write(ctx, "DELETE FROM sandboxes WHERE id = ?", string(id))
 	return s.explain("write", err)
 }
 

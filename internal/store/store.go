@@ -272,9 +272,14 @@ type Agent struct {
 	Workdir string            `json:"workdir,omitempty"`
 }
 
-func (r Record) encode() (string, error) {
+// encode returns the texts of the record and of its decision, empty if it has none.
+func (r Record) encode() (text, decision string, err error) {
 	b, err := json.Marshal(r)
-	return string(b), err
+	if err != nil || r.Decision == nil {
+		return string(b), "", err
+	}
+	d, err := json.Marshal(r.Decision)
+	return string(b), string(d), err
 }
 
 func millis(t time.Time) int64 {

@@ -476,3 +476,24 @@ func TestTenantsSeeTheirOwn(t *testing.T) {
 		}
 	}
 }
+
+// Whoever is told that nothing was written finds nothing, at whatever moment he went away.
+func TestCancelledInsert(t *testing.T) {
+	s := open(t, t.TempDir())
+	refused := 0
+	for i := range 300 {
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Duration(i)*time.Microsecond, cancel)
+		r := record(driver.ID(fmt.Sprintf("r%d", i)))
+		err := s.Insert(ctx, r)
+		cancel()
+		_, found := s.Find(t.Context(), operator, string(r.ID))
+		if (err == nil) != (found == nil) {
+			t.Fatalf("insert %d: %v; find: %v", i, err, found)
+		}
+		if err != nil {
+			refused++
+		}
+	}
+	t.Logf("%d of 300 were cancelled in time", refused)
+}

@@ -3,6 +3,7 @@
 package code
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -209,4 +210,34 @@ func statusOf(err error) int {
 		return f.status
 	}
 	return http.StatusInternalServerError
+}
+
+// Warm starts the kernel of a language's default context and returns when it is ready, so that the first run need not wait
+// for that.
+func (s *Service) Warm(ctx context.Context, language string) error {
+	c, err := s.Default(language)
+	if err != nil {
+		return err
+	}
+	k, err := c.live()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-k.begun:
+		return nil
+	case <-k.gone:
+		return fail(http.StatusInternalServerError, "%s", k.end())
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// ServeWarm is Warm for the sandbox's host, with the language in the path.
+func (s *Service) ServeWarm(w http.ResponseWriter, r *http.Request) {
+	if err := s.Warm(r.Context(), r.PathValue("language")); err != nil {
+		refuse(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
 }

@@ -1,21 +1,17 @@
 package agent
 
 import (
-	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/firebreak-dev/firebreak/internal/agent/account"
 	"github.com/firebreak-dev/firebreak/internal/agent/files"
+	"github.com/firebreak-dev/firebreak/internal/signature"
 )
 
 const tokenHeader = "X-Access-Token"
@@ -81,39 +77,11 @@ func (c *claim) signed(r *http.Request, operation string) error {
 	if c.allows(r) {
 		return nil
 	}
-	return checkSignature(r.URL.Query(), operation, c.secret(), time.Now())
-}
-
-// checkSignature is for foreign bytes: the query of a URL that anybody may have made.
-func checkSignature(q url.Values, operation, token string, now time.Time) error {
-	given := q.Get("signature")
-	if given == "" {
-		return errors.New("missing signature query parameter")
+	signed, err := signature.Parse(r.URL.Query(), operation, time.Now())
+	if err == nil && !signed.By(c.secret()) {
+		err = errors.New("invalid signature")
 	}
-	expires := q.Get("signature_expiration")
-	if !same(given, sign(q.Get("path"), operation, q.Get("username"), token, expires)) {
-		return errors.New("invalid signature")
-	}
-	if expires == "" {
-		return nil
-	}
-	at, err := strconv.ParseInt(expires, 10, 64)
-	if err != nil {
-		return errors.New("invalid signature expiration")
-	}
-	if at < now.Unix() {
-		return errors.New("signature is already expired")
-	}
-	return nil
-}
-
-func sign(path, operation, user, token, expires string) string {
-	parts := []string{path, operation, user, token}
-	if expires != "" {
-		parts = append(parts, expires)
-	}
-	sum := sha256.Sum256([]byte(strings.Join(parts, ":")))
-	return "v1_" + base64.RawStdEncoding.EncodeToString(sum[:])
+	return err
 }
 
 func (a *Agent) serveInit(w http.ResponseWriter, r *http.Request) {

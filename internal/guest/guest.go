@@ -52,6 +52,7 @@ type Guest struct {
 	process    processconnect.ProcessClient
 	filesystem filesystemconnect.FilesystemClient
 	proxy      http.Handler
+	ports      *http.Transport
 }
 
 // New returns the guest of the agent that dial reaches and token opens. It does not dial yet.
@@ -75,11 +76,15 @@ func New(dial func(context.Context) (net.Conn, error), token string) *Guest {
 	g.process = processconnect.NewProcessClient(g.client, base, limits...)
 	g.filesystem = filesystemconnect.NewFilesystemClient(g.client, base, limits...)
 	g.proxy = g.newProxy()
+	g.ports = g.newPorts()
 	return g
 }
 
 // Close drops the idle connections. Streams that are open go on until their contexts end.
-func (g *Guest) Close() { g.transport.CloseIdleConnections() }
+func (g *Guest) Close() {
+	g.transport.CloseIdleConnections()
+	g.ports.CloseIdleConnections()
+}
 
 // Process is the agent's process service.
 func (g *Guest) Process() processconnect.ProcessClient { return g.process }

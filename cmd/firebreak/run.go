@@ -16,6 +16,7 @@ import (
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/client"
 	"github.com/firebreak-dev/firebreak/internal/cli"
+	"github.com/firebreak-dev/firebreak/internal/dataplane"
 	"github.com/firebreak-dev/firebreak/internal/driver/all"
 	"github.com/firebreak-dev/firebreak/internal/driver/oci"
 	"github.com/firebreak-dev/firebreak/internal/image"
@@ -119,7 +120,8 @@ func serve(ctx context.Context, opts cli.ServerOptions) (_ *client.Client, _ fun
 	}
 	closers = append(closers, sandboxes.Close)
 
-	local := rpc.NewLocal(rpc.New(sandboxes, sandboxes, images, sandboxes), opts.Log)
+	data := dataplane.New(dataplane.Config{Sandboxes: sandboxes, Log: opts.Log})
+	local := rpc.NewLocal(data.Or(rpc.New(sandboxes, sandboxes, images, sandboxes)), opts.Log)
 	closers = append(closers, local.Close)
 	return client.New("http://firebreak", local.Client()), closeAll, nil
 }

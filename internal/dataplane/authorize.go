@@ -31,6 +31,9 @@ func (p *Plane) find(r *http.Request, to address) (rec store.Record, err error) 
 	switch to.way {
 	case wayHost, wayHeader:
 		rec, err = p.cfg.Sandboxes.Find(ctx, to.id)
+		if err == nil && string(rec.ID) != to.id || firebreak.KindOf(err) == firebreak.KindInvalid {
+			return store.Record{}, fs.ErrNotExist // a name, or the beginning of an ID: people may write that, not programs
+		}
 	case wayToken:
 		token := r.Header.Get(headerToken)
 		rec, err = p.cfg.Sandboxes.Signed(ctx, func(t string) bool { return t != "" && same(t, token) })

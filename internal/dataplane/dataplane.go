@@ -15,6 +15,7 @@ import (
 
 	"github.com/rs/cors"
 
+	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/guest"
 	"github.com/firebreak-dev/firebreak/internal/store"
 )
@@ -32,7 +33,7 @@ const (
 
 // Sandboxes finds sandboxes, whoever they belong to.
 type Sandboxes interface {
-	// Find returns the sandbox of exactly this ID. fs.ErrNotExist if there is none.
+	// Find returns the sandbox of this ID, or another one that the text may mean. fs.ErrNotExist if there is none.
 	Find(ctx context.Context, id string) (store.Record, error)
 	// Signed returns the running or paused sandbox for whose agent's token match is true. fs.ErrNotExist if there is none.
 	Signed(ctx context.Context, match func(token string) bool) (store.Record, error)
@@ -47,7 +48,7 @@ type Config struct {
 	Log       *slog.Logger
 
 	Domain     string   // hosts <port>-<id>.<Domain> are sandboxes; empty: below any domain
-	Origins    []string // of web pages that may call; empty: all, as a page needs a token like everybody else
+	Origins    []string // of web pages that may call: "*" is all, as a page needs a token like everybody else
 	PerSandbox int      // requests to one sandbox at once; 0: 1000
 }
 
@@ -73,15 +74,14 @@ func New(cfg Config) *Plane {
 		domain = host
 	}
 	return &Plane{
-		cfg: cfg, domain: strings.Trim(domain, "."), ports: newPorts(), cors: CORS(cfg.Origins),
+		cfg: cfg, domain: strings.Trim(domain, "."), ports: newPorts(), cors: newCORS(cfg.Origins),
 		crowds: crowds{most: cfg.PerSandbox, now: map[string]int{}}, searches: make(chan struct{}, 1),
 	}
 }
 
-// CORS lets the pages of these origins, or of all if there are none, call what takes no cookies.
-func CORS(origins []string) *cors.Cors {
+func newCORS(origins []string) *cors.Cors {
 	return cors.New(cors.Options{
-		AllowedOrigins: origins,
+		AllowedOrigins: origins, // not empty: that would be all
 		AllowedMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
 		AllowedHeaders: []string{"*"},
 		ExposedHeaders: []string{"*"},
@@ -92,7 +92,7 @@ func CORS(origins []string) *cors.Cors {
 // Or returns a handler that sends what is for a sandbox there, and all else to next.
 func (p *Plane) Or(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if p.Wants(r) {
+		if p.Addressed(r) {
 			p.ServeHTTP(w, r)
 			return
 		}
@@ -100,13 +100,13 @@ func (p *Plane) Or(next http.Handler) http.Handler {
 	})
 }
 
-// Wants reports whether a request is for a sandbox, though perhaps for one that is not there.
-func (p *Plane) Wants(r *http.Request) bool {
+// Addressed reports whether a request is for a sandbox, though perhaps for one that is not there.
+func (p *Plane) Addressed(r *http.Request) bool {
 	to, err := p.route(r)
 	return err != nil || to.way != wayNone
 }
 
-// ServeHTTP implements http.Handler, for requests that Wants is true of.
+// ServeHTTP implements http.Handler, for requests that Addressed is true of.
 func (p *Plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	to, err := p.route(r)
 	if err != nil {
@@ -114,7 +114,7 @@ func (p *Plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	serve := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.serve(w, r, to) })
-	if to.way != wayNone && to.port != guest.AgentPort && to.port != CodePort {
+	if len(p.cfg.Origins) == 0 || to.port != guest.AgentPort && to.port != CodePort {
 		serve(w, r) // what pages may call a sandbox's own server is for that server to say
 		return
 	}
@@ -140,6 +140,11 @@ func (p *Plane) serve(w http.ResponseWriter, r *http.Request, to address) {
 	}
 	defer p.crowds.leave(to.id)
 	g, err := p.cfg.Sandboxes.Guest(operator(r.Context()), to.id)
+	if firebreak.KindOf(err) == firebreak.KindState { // perhaps because it has ended just now
+		if _, lost := p.find(r, address{way: wayHeader, id: to.id}); lost != nil {
+			err = lost
+		}
+	}
 	if err != nil {
 		p.refuse(w, r, to, err)
 		return

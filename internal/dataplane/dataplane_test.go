@@ -111,6 +111,7 @@ func TestRefusals(t *testing.T) {
 		port    int
 	}{
 		"unknown":              {to("nobody", agentPort), 502, "The sandbox was not found", 0},
+		"a beginning":          {to("sb", agentPort), 502, "The sandbox was not found", 0},
 		"nobody's yet":         {to("sb2", agentPort), 502, "The sandbox was not found", 0},
 		"not made yet":         {to("sb3", agentPort), 502, "The sandbox was not found", 0},
 		"a token of no one":    {http.Header{"X-Access-Token": {"x"}}, 502, "The sandbox was not found", 0},
@@ -281,9 +282,13 @@ func TestWhatPagesMayCall(t *testing.T) {
 			t.Errorf("%s: %d, allows %q", name, res.StatusCode, got)
 		}
 	}
+	nowhere := newWorld(t, func(c *dataplane.Config) { c.Origins = nil })
+	if res := nowhere.ask("GET", "/health", with(to("sb1", agentPort), "Origin", "https://app.test")); res.Header.Get("Access-Control-Allow-Origin") != "" {
+		t.Errorf("where no pages may call: %v", res.Header)
+	}
 	everywhere := newWorld(t, nil)
 	res := everywhere.ask("OPTIONS", "/files", ask("https://evil.test"))
 	if h := res.Header; h.Get("Access-Control-Allow-Origin") != "*" || h.Get("Access-Control-Allow-Headers") == "" || h.Get("Access-Control-Allow-Credentials") != "" {
-		t.Errorf("by default: %v", h)
+		t.Errorf("where all may: %v", h)
 	}
 }

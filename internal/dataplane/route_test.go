@@ -70,8 +70,8 @@ func TestRoute(t *testing.T) {
 		if (err != nil) != c.wrong || err == nil && got != c.want {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
-		if wants := c.plane.Wants(r); wants != (c.wrong || c.want.way != wayNone) {
-			t.Errorf("%s: wanted %t", name, wants)
+		if addressed := c.plane.Addressed(r); addressed != (c.wrong || c.want.way != wayNone) {
+			t.Errorf("%s: addressed %t", name, addressed)
 		}
 	}
 }

@@ -1,5 +1,4 @@
-// Package rpc is Firebreak's own door: the control API of firebreak.v1, and the traffic into sandboxes that is addressed
-// by headers. It translates, and decides nothing.
+// Package rpc is Firebreak's own door: the control API of firebreak.v1. It translates, and decides nothing.
 package rpc
 
 import (
@@ -11,7 +10,6 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/api"
 	firebreakv1 "github.com/firebreak-dev/firebreak/internal/api/firebreak/v1"
 	"github.com/firebreak-dev/firebreak/internal/api/firebreak/v1/firebreakv1connect"
-	"github.com/firebreak-dev/firebreak/internal/guest"
 	"github.com/firebreak-dev/firebreak/internal/image"
 	"github.com/firebreak-dev/firebreak/internal/manager"
 	"github.com/firebreak-dev/firebreak/internal/store"
@@ -26,9 +24,8 @@ type Sandboxes interface {
 	Delete(ctx context.Context, ref string) (store.Record, error)
 }
 
-// Guests reaches into them.
+// Guests tells what they start from.
 type Guests interface {
-	Guest(ctx context.Context, ref string) (*guest.Guest, error)
 	Digests(ctx context.Context) (map[string]bool, error)
 }
 
@@ -44,7 +41,7 @@ type Templates interface {
 // maxMessage bounds a request of the control API: the largest part of one is the environment of a sandbox.
 const maxMessage = 4 << 20
 
-// New returns the door's handler. Requests with a sandbox's header go into that sandbox, the others are for us.
+// New returns the door's handler.
 func New(sandboxes Sandboxes, guests Guests, templates Templates, advisor Advisor) http.Handler {
 	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessage), connect.WithInterceptors(wireErrors{}),
 		connect.WithCompressMinBytes(16 << 10)}
@@ -53,14 +50,7 @@ func New(sandboxes Sandboxes, guests Guests, templates Templates, advisor Adviso
 	mux.Handle(firebreakv1connect.NewTemplateServiceHandler(&templateService{templates, guests}, options...))
 	mux.Handle(firebreakv1connect.NewPolicyServiceHandler(&policyService{advisor}, options...))
 	mux.Handle(firebreakv1connect.NewHostServiceHandler(&hostService{advisor}, options...))
-	data := newDataPlane(guests)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, ok := r.Header[headerSandbox]; ok {
-			data.ServeHTTP(w, r)
-			return
-		}
-		mux.ServeHTTP(w, r)
-	})
+	return mux
 }
 
 type sandboxService struct{ sandboxes Sandboxes }

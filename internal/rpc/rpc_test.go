@@ -25,6 +25,7 @@ import (
 	firebreakv1 "github.com/firebreak-dev/firebreak/internal/api/firebreak/v1"
 	"github.com/firebreak-dev/firebreak/internal/api/process"
 	"github.com/firebreak-dev/firebreak/internal/auth"
+	"github.com/firebreak-dev/firebreak/internal/dataplane"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/driver/fake"
 	"github.com/firebreak-dev/firebreak/internal/image"
@@ -118,7 +119,7 @@ func newHandler(t *testing.T) (http.Handler, *manager.Manager) {
 			t.Error(err)
 		}
 	})
-	return rpc.New(m, m, ts, m), m
+	return dataplane.New(dataplane.Config{Sandboxes: m, Log: log}).Or(rpc.New(m, m, ts, m)), m
 }
 
 // operator has all requests made on behalf of the operator.
@@ -317,15 +318,15 @@ func TestDataPlaneRefusals(t *testing.T) {
 		status         int
 		message        string
 	}{
-		"health":    {sb, "", "/health", http.StatusNoContent, ""},
-		"port":      {sb, "49983", "/health", http.StatusNoContent, ""},
-		"unknown":   {"nobody", "49983", "/health", http.StatusBadGateway, "The sandbox was not found"},
-		"ambiguous": {"f", "49983", "/health", http.StatusBadRequest, ""},
-		"closed":    {sb, "8080", "/", http.StatusBadGateway, "The sandbox is running but port is not open"},
-		"no port":   {sb, "http", "/", http.StatusBadRequest, ""},
-		"too large": {sb, "65536", "/", http.StatusBadRequest, ""},
-		"init":      {sb, "49983", "/init", http.StatusNotFound, ""},
-		"ports":     {sb, "49983", "/ports/22", http.StatusNotFound, ""},
+		"health":      {sb, "", "/health", http.StatusNoContent, ""},
+		"port":        {sb, "49983", "/health", http.StatusNoContent, ""},
+		"unknown":     {"nobody", "49983", "/health", http.StatusBadGateway, "The sandbox was not found"},
+		"a beginning": {"f", "49983", "/health", http.StatusBadGateway, "The sandbox was not found"},
+		"closed":      {sb, "8080", "/", http.StatusBadGateway, "The sandbox is running but port is not open"},
+		"no port":     {sb, "http", "/", http.StatusBadRequest, ""},
+		"too large":   {sb, "65536", "/", http.StatusBadRequest, ""},
+		"init":        {sb, "49983", "/init", http.StatusNotFound, ""},
+		"ports":       {sb, "49983", "/ports/22", http.StatusNotFound, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+want.path, nil)

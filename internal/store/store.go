@@ -96,6 +96,7 @@ func migrations() []string {
 		DROP INDEX sandboxes_name;
 		CREATE UNIQUE INDEX sandboxes_name ON sandboxes (tenant, name) WHERE name <> '' AND state <> 'ended';
 		CREATE INDEX sandboxes_tenant ON sandboxes (tenant, created)`,
+		attemptsSchema(),
 	}
 }
 

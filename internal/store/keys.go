@@ -54,13 +54,13 @@ func (s *Store) LoadAuth(ctx context.Context, since int64) (auth.Records, error)
 	if all.Version == since {
 		return all, nil
 	}
-	err := s.each(ctx, "SELECT id, hash, tenant, name, created, used, revoked FROM keys ORDER BY created, id", func(rows *sql.Rows) error {
+	err := each(ctx, s.db, "SELECT id, hash, tenant, name, created, used, revoked FROM keys ORDER BY created, id", func(rows *sql.Rows) error {
 		k, err := scanKey(rows)
 		all.Keys = append(all.Keys, k)
 		return err
 	})
 	if err == nil {
-		err = s.each(ctx, "SELECT record FROM tenants ORDER BY id", func(rows *sql.Rows) error {
+		err = each(ctx, s.db, "SELECT record FROM tenants ORDER BY id", func(rows *sql.Rows) error {
 			t, err := scanTenant(rows)
 			all.Tenants = append(all.Tenants, t)
 			return err
@@ -70,8 +70,8 @@ func (s *Store) LoadAuth(ctx context.Context, since int64) (auth.Records, error)
 }
 
 // each calls scan for each row of a query.
-func (s *Store) each(ctx context.Context, query string, scan func(*sql.Rows) error) error {
-	rows, err := s.db.QueryContext(ctx, query)
+func each(ctx context.Context, db *sql.DB, query string, scan func(*sql.Rows) error, args ...any) error {
+	rows, err := db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return err
 	}

@@ -58,13 +58,14 @@ func unique(err error) bool {
 
 // Update changes the record of id by change, which sees it as it is and alone: no other writer of any process comes
 // between. A decision that it sets is written too. An error of change leaves the record as it was and is returned.
-// fs.ErrNotExist if there is no record, fs.ErrExist if the name that it now has is taken.
-func (s *Store) Update(ctx context.Context, id driver.ID, change func(*Record) error) (Record, error) {
-	tx, err := s.db.BeginTx(ctx, nil)
+// fs.ErrNotExist if there is no record, fs.ErrExist if the name that it now has is taken. The events that tell the change
+// are kept if and only if it is.
+func (s *Store) Update(ctx context.Context, id driver.ID, change func(*Record) error, tell ...Teller) (Record, error) {
+	tx, err := s.beginTelling(ctx, len(tell) > 0)
 	if err != nil {
 		return Record{}, s.explain("write", err)
 	}
-	defer func() { _ = tx.Rollback() }() // after Commit it has nothing to do
+	defer tx.rollback()
 	r, err := s.scan(tx.QueryRowContext(ctx, "SELECT record FROM sandboxes WHERE id = ?", string(id)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Record{}, notFound(string(id))
@@ -83,7 +84,10 @@ func (s *Store) Update(ctx context.Context, id driver.ID, change func(*Record) e
 		decision = iif(?7 = '', decision, ?7) WHERE id = ?8`,
 		r.Tenant, r.Name, string(r.State), millis(r.Created), millis(r.Ended), text, decision, string(id))
 	if err == nil {
-		err = tx.Commit()
+		err = tx.tell(ctx, r, tell)
+	}
+	if err == nil {
+		err = tx.commit()
 	}
 	return r, s.written(r, err)
 }
@@ -108,9 +112,28 @@ func (s *Store) Decision(ctx context.Context, id driver.ID) (*policy.Decision, e
 	return d, nil
 }
 
-// Delete removes the record of id; nil if there is none.
-func (s *Store) Delete(ctx context.Context, id driver.ID) error {
-	_, err := s.write(ctx, "DELETE FROM sandboxes WHERE id = ?", string(id))
+// Delete removes the record of id; nil if there is none. The events that tell it are kept if and only if it is removed,
+// and had not ended before: that was told then.
+func (s *Store) Delete(ctx context.Context, id driver.ID, tell ...Teller) error {
+	if len(tell) == 0 {
+		_, err := s.write(ctx, "DELETE FROM sandboxes WHERE id = ?", string(id))
+		return s.explain("write", err)
+	}
+	tx, err := s.beginTelling(ctx, true)
+	if err != nil {
+		return s.explain("write", err)
+	}
+	defer tx.rollback()
+	r, err := s.scan(tx.QueryRowContext(ctx, "DELETE FROM sandboxes WHERE id = ? RETURNING record", string(id)))
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err == nil && r.State != firebreak.StateEnded:
+		err = tx.tell(ctx, r, tell)
+	}
+	if err == nil {
+		err = tx.commit()
+	}
 	return s.explain("write", err)
 }
 

@@ -1,4 +1,4 @@
-// Package store keeps the records of sandboxes, keys and tenants, in one SQLite database per state directory that
+// Package store keeps the records of sandboxes, keys, tenants and events, in one SQLite database per state directory that
 // several processes use at once. Whatever a method returned as done survives the death of the process at any later
 // instant.
 package store
@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -33,6 +34,11 @@ type Store struct {
 	path string
 	log  *slog.Logger
 	db   *sql.DB
+
+	mu          sync.Mutex
+	reads       *sql.DB   // guarded by mu; a second connection, nil until somebody reads events
+	insertEvent *sql.Stmt // guarded by mu; nil until the first event
+	onEvents    []func()  // guarded by mu; called when events were kept
 }
 
 // options are what every connection sets. Of the settings:
@@ -60,16 +66,23 @@ func Open(ctx context.Context, dir string, log *slog.Logger) (*Store, error) {
 	if _, err := sqlite.OFDLocking(true); err != nil && !errors.Is(err, sqlite.ErrOFDLockingUnavailable) {
 		return nil, s.explain("open", err)
 	}
-	s.db, err = sql.Open("sqlite", "file:"+(&url.URL{Path: s.path}).EscapedPath()+"?"+options)
-	if err != nil {
+	// One connection: writers would queue anyway, and a second one costs as much to open as the first.
+	if s.db, err = s.connect(); err != nil {
 		return nil, s.explain("open", err)
 	}
-	// One connection: writers would queue anyway, and a second one costs as much to open as the first.
-	s.db.SetMaxOpenConns(1)
 	if err := s.migrate(ctx); err != nil {
 		return nil, errors.Join(s.explain("open", err), s.db.Close())
 	}
 	return s, nil
+}
+
+// connect returns a pool of one connection.
+func (s *Store) connect() (*sql.DB, error) {
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: s.path}).EscapedPath()+"?"+options)
+	if err == nil {
+		db.SetMaxOpenConns(1)
+	}
+	return db, err
 }
 
 // applicationID marks the file as ours ("frbk"), for file(1) and against opening another program's database.
@@ -97,6 +110,7 @@ func migrations() []string {
 		CREATE UNIQUE INDEX sandboxes_name ON sandboxes (tenant, name) WHERE name <> '' AND state <> 'ended';
 		CREATE INDEX sandboxes_tenant ON sandboxes (tenant, created)`,
 		attemptsSchema(),
+		eventsSchema(),
 	}
 }
 
@@ -172,7 +186,7 @@ func (s *Store) version(ctx context.Context, q querier) (int, error) {
 func (s *Store) Close() error {
 	f, err := os.Open(s.path)
 	if err != nil {
-		return errors.Join(s.explain("close", err), s.db.Close())
+		return errors.Join(s.explain("close", err), s.closeAll())
 	}
 	defer f.Close()
 	lock := syscall.Flock_t{Type: syscall.F_RDLCK, Start: 0x40000002, Len: 510} // SHARED_FIRST, SHARED_SIZE
@@ -180,7 +194,17 @@ func (s *Store) Close() error {
 	if err := syscall.FcntlFlock(f.Fd(), ofdSetLock, &lock); err != nil {
 		s.log.Debug("close store with a checkpoint", "err", err)
 	}
-	return s.explain("close", s.db.Close())
+	return s.explain("close", s.closeAll())
+}
+
+func (s *Store) closeAll() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.db.Close()
+	if s.reads != nil {
+		err = errors.Join(err, s.reads.Close())
+	}
+	return err
 }
 
 // explain says what was being done, and what can be done about the errors that a user may see.

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("STORE_TEST_CHILD"); dir != "" {
 		os.Exit(child(dir, os.Getenv("STORE_TEST_PREFIX")))
 	}
+	if dir := os.Getenv("STORE_TEST_TELL"); dir != "" {
+		os.Exit(tellForever(dir, os.Getenv("STORE_TEST_PREFIX")))
+	}
 	os.Exit(m.Run())
 }
 

@@ -26,13 +26,14 @@ const layers = `
 5  internal/manager
 4  internal/driver/all  internal/dataplane
 3  internal/driver/fake  internal/driver/process  internal/driver/container  internal/driver/gvisor  internal/driver/drivertest  internal/driver/drivertest/inside
-2  internal/driver/oci  internal/driver/hostproc  internal/guest  internal/host  internal/agent  internal/agent/account  internal/agent/code  internal/agent/files  internal/agent/proc  internal/agentbin  internal/image  internal/image/erofs  internal/image/rootfs  internal/store  internal/auth
+2  internal/driver/oci  internal/driver/hostproc  internal/guest  internal/host  internal/agent  internal/agent/account  internal/agent/code  internal/agent/files  internal/agent/proc  internal/agentbin  internal/image  internal/image/erofs  internal/image/rootfs  internal/store  internal/auth  internal/event  internal/webhook
 1  internal/driver  internal/policy  internal/lifecycle  internal/pool  internal/idle  internal/signature  internal/api  internal/api/process  internal/api/process/processconnect  internal/api/filesystem  internal/api/filesystem/filesystemconnect  internal/api/firebreak/v1  internal/api/firebreak/v1/firebreakv1connect
 0  .
 `
 
 // sameLayer lists the imports within one layer that are meant: generated code, a suite that drives its subject, the
-// policy, which decides on what drivers report, and the store, which keeps what others say is to be kept.
+// policy, which decides on what drivers report, the store, which keeps what others say is to be kept, and what is each
+// caller's own, which asks who calls.
 var sameLayer = map[string][]string{
 	"internal/agent":                               {"internal/agent/account", "internal/agent/code", "internal/agent/files", "internal/agent/proc"},
 	"internal/agent/code":                          {"internal/agent/account", "internal/agent/proc"},
@@ -45,7 +46,9 @@ var sameLayer = map[string][]string{
 	"internal/image":                               {"internal/image/erofs", "internal/image/rootfs"},
 	"internal/image/rootfs":                        {"internal/image/erofs"},
 	"internal/policy":                              {"internal/driver"},
-	"internal/store":                               {"internal/auth"},
+	"internal/event":                               {"internal/auth"},
+	"internal/store":                               {"internal/auth", "internal/event", "internal/webhook"},
+	"internal/webhook":                             {"internal/auth", "internal/event"},
 }
 
 // agentModules is all that may be linked into the agent, because it is copied into every sandbox and must stay small.

@@ -1,5 +1,5 @@
-// Package store keeps the records of sandboxes, keys, tenants and events, in one SQLite database per state directory that
-// several processes use at once. Whatever a method returned as done survives the death of the process at any later
+// Package store keeps the records of sandboxes, keys, tenants, events and webhooks, in one SQLite database per state directory
+// that several processes use at once. Whatever a method returned as done survives the death of the process at any later
 // instant.
 package store
 
@@ -111,6 +111,7 @@ func migrations() []string {
 		CREATE INDEX sandboxes_tenant ON sandboxes (tenant, created)`,
 		attemptsSchema(),
 		eventsSchema(),
+		webhooksSchema(),
 	}
 }
 

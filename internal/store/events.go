@@ -107,13 +107,17 @@ func (t *telling) commit() error {
 	return err
 }
 
-// tell keeps what the tellers say of r. Of what lies in a pool nobody is told: it is nobody's yet.
-func (t *telling) tell(ctx context.Context, r Record, tell []Teller) error {
+// tell keeps what the tellers say of r. Of what lies in a pool nobody is told: it is nobody's yet. Nor is anybody told of
+// the end of what nobody was told of: it was never whole.
+func (t *telling) tell(ctx context.Context, r Record, told bool, tell []Teller) error {
 	if r.Pool != "" {
 		return nil
 	}
 	for _, say := range tell {
 		e := say(r)
+		if e.Type == event.TypeKilled && !told {
+			continue
+		}
 		if err := e.Prepare(time.Now()); err != nil {
 			return err
 		}

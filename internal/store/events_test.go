@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
-	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/event"
 )
@@ -147,20 +146,41 @@ func TestTold(t *testing.T) {
 	}
 }
 
-func TestOfWhatLiesInAPoolNobodyIsTold(t *testing.T) {
+func TestNobodyIsToldOfWhatIsNobodysOrNeverWas(t *testing.T) {
 	s := open(t, t.TempDir())
-	rec := record("abc")
-	rec.Pool = "base"
-	if err := s.Insert(t.Context(), rec); err != nil {
+	pooled, failed := record("pooled"), record("failed")
+	pooled.Pool = "base"
+	for _, rec := range []Record{pooled, failed} {
+		if err := s.Insert(t.Context(), rec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(r *Record) error { r.State = firebreak.StateRunning; return nil }
+	if _, err := s.Update(t.Context(), "pooled", run, Telling(event.TypeCreated)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Update(t.Context(), "abc", func(r *Record) error { r.State = firebreak.StateRunning; return nil }, Telling(event.TypeCreated)); err != nil {
+	if _, err := s.Update(t.Context(), "failed", func(r *Record) error { r.State = firebreak.StateStopping; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Delete(t.Context(), "abc", Telling(event.TypeKilled)); err != nil {
-		t.Fatal(err)
+	for _, id := range []driver.ID{"pooled", "failed"} {
+		if err := s.Delete(t.Context(), id, Telling(event.TypeKilled)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if all := list(t, s, event.Filter{}); len(all) != 0 {
+		t.Errorf("told: %+v", all)
+	}
+	// One that is claimed is told of from then on.
+	if err := s.Insert(t.Context(), pooled); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Update(t.Context(), "pooled", func(r *Record) error { r.Pool, r.Tenant = "", "acme"; return nil }, Telling(event.TypeCreated)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(t.Context(), "pooled", Telling(event.TypeKilled)); err != nil {
+		t.Fatal(err)
+	}
+	if all := list(t, s, event.Filter{Tenant: "acme"}); len(all) != 2 {
 		t.Errorf("told: %+v", all)
 	}
 }
@@ -302,7 +322,7 @@ func TestEventsAgreeWithTheRecordsOfKilledProcesses(t *testing.T) {
 
 func checkTold(t *testing.T, s *Store, told map[string]bool) {
 	t.Helper()
-	all, err := s.List(t.Context(), auth.Caller{Operator: true})
+	all, err := s.List(t.Context(), operator)
 	if err != nil {
 		t.Fatal(err)
 	}

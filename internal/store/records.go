@@ -76,6 +76,8 @@ func (s *Store) Update(ctx context.Context, id driver.ID, change func(*Record) e
 	if err := change(&r); err != nil {
 		return r, err
 	}
+	told := r.Told
+	r.Told = r.Told || len(tell) > 0 && r.Pool == ""
 	text, decision, err := r.encode()
 	if err != nil {
 		return Record{}, fmt.Errorf("save sandbox %s: %w", id, err)
@@ -84,7 +86,7 @@ func (s *Store) Update(ctx context.Context, id driver.ID, change func(*Record) e
 		decision = iif(?7 = '', decision, ?7) WHERE id = ?8`,
 		r.Tenant, r.Name, string(r.State), millis(r.Created), millis(r.Ended), text, decision, string(id))
 	if err == nil {
-		err = tx.tell(ctx, r, tell)
+		err = tx.tell(ctx, r, told, tell)
 	}
 	if err == nil {
 		err = tx.commit()
@@ -129,7 +131,7 @@ func (s *Store) Delete(ctx context.Context, id driver.ID, tell ...Teller) error 
 	case errors.Is(err, sql.ErrNoRows):
 		return nil
 	case err == nil && r.State != firebreak.StateEnded:
-		err = tx.tell(ctx, r, tell)
+		err = tx.tell(ctx, r, r.Told, tell)
 	}
 	if err == nil {
 		err = tx.commit()

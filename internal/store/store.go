@@ -281,6 +281,7 @@ type Record struct {
 	OnTimeout    firebreak.TimeoutAction `json:"on_timeout,omitempty"`
 	AutoResume   bool                    `json:"auto_resume,omitempty"` // traffic resumes it when it is paused
 	Agent        Agent                   `json:"agent,omitzero"`
+	Told         bool                    `json:"told,omitempty"` // some event tells that it is there; only Update and Delete use it
 
 	Created  time.Time     `json:"created"`
 	Deadline time.Time     `json:"deadline,omitzero"` // of state running

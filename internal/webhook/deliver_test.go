@@ -254,7 +254,9 @@ func TestDeliveryAtLeastOnceWhenKilled(t *testing.T) {
 		r.wait(atLeast((kill + 1) * events / (kills + 2))) // it is at work
 		if kill == kills {
 			all.Wait()
-			r.wait(func(got []delivery) bool { return len(got) > 0 && got[len(got)-1].event.Sandbox == fmt.Sprint(events-1) })
+			r.wait(func(got []delivery) bool {
+				return len(got) > 0 && got[len(got)-1].event.Sandbox == fmt.Sprint(events-1)
+			})
 		}
 		if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
 			t.Error(err)

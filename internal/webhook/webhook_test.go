@@ -31,8 +31,11 @@ func TestTenantsHaveTheirOwn(t *testing.T) {
 	}
 	name := "taken over"
 	for what, try := range map[string]func() error{
-		"get":    func() error { _, err := hooks.Get(as(t, "acme"), theirs.ID); return err },
-		"update": func() error { _, err := hooks.Update(as(t, "acme"), theirs.ID, webhook.Change{Name: &name}); return err },
+		"get": func() error { _, err := hooks.Get(as(t, "acme"), theirs.ID); return err },
+		"update": func() error {
+			_, err := hooks.Update(as(t, "acme"), theirs.ID, webhook.Change{Name: &name})
+			return err
+		},
 		"delete": func() error { return hooks.Delete(as(t, "acme"), theirs.ID) },
 		"gone":   func() error { return hooks.Delete(as(t, "acme"), "x") },
 	} {

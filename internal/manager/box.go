@@ -13,6 +13,7 @@ import (
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/event"
 	"github.com/firebreak-dev/firebreak/internal/guest"
 	"github.com/firebreak-dev/firebreak/internal/lifecycle"
 	"github.com/firebreak-dev/firebreak/internal/store"
@@ -174,18 +175,18 @@ func (m *Manager) watch(b *box) {
 // ended sees to a sandbox that is no more, or whose time is up.
 func (m *Manager) ended(b *box, exit driver.Exit, err error) {
 	rec := b.record()
-	event := lifecycle.EventExited
+	cause := lifecycle.EventExited
 	switch {
 	case overdue(rec, time.Now()), exit.Reason == firebreak.EndDeadline:
 		// The agent keeps the deadline too, for when no process of ours lives, and may have been first.
-		event, exit = lifecycle.EventExpired, expired(rec)
+		cause, exit = lifecycle.EventExpired, expired(rec)
 	case err != nil:
-		event, exit = lifecycle.EventLost, driver.Exit{Reason: firebreak.EndLost, Code: -1, Detail: err.Error()}
+		cause, exit = lifecycle.EventLost, driver.Exit{Reason: firebreak.EndLost, Code: -1, Detail: err.Error()}
 	}
 	if rec.Pool != "" {
-		event = lifecycle.EventDeleted // nobody asks what became of it
+		cause = lifecycle.EventDeleted // nobody asks what became of it
 	}
-	if _, err := m.end(context.WithoutCancel(m.ctx), rec, event, exit, b.sb); err != nil {
+	if _, err := m.end(context.WithoutCancel(m.ctx), rec, cause, exit, b.sb); err != nil {
 		m.drop(rec.ID)
 		m.log.Warn("end sandbox", "sandbox", rec.ID, "err", err)
 	}
@@ -240,25 +241,25 @@ func expired(r store.Record) driver.Exit {
 
 // end takes a sandbox through stopping to its end, and returns the last that was known of it. What somebody wanted gone
 // leaves no record; what ended by itself leaves one that says why, for as long as somebody may ask.
-func (m *Manager) end(ctx context.Context, rec store.Record, event lifecycle.Event, exit driver.Exit, sb driver.Sandbox) (store.Record, error) {
+func (m *Manager) end(ctx context.Context, rec store.Record, cause lifecycle.Event, exit driver.Exit, sb driver.Sandbox) (store.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
 	defer cancel()
 	usage := readUsage(ctx, sb)
-	last, err := m.stop(ctx, rec.ID, event, exit, usage)
+	last, err := m.stop(ctx, rec.ID, cause, exit, usage)
 	if firebreak.KindOf(err) == firebreak.KindExhausted {
 		// The disk is full, perhaps by this very sandbox, so it goes before that can be written down. If this process dies
 		// in between, the next one finds a record with nothing behind it.
 		if err := m.destroy(ctx, rec); err != nil {
 			return last, err
 		}
-		last, err = m.stop(ctx, rec.ID, event, exit, usage)
+		last, err = m.stop(ctx, rec.ID, cause, exit, usage)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		m.drop(rec.ID) // another process was first, and is through
 		rec.State, rec.Exit = firebreak.StateEnded, exit
 		return rec, nil
-	case firebreak.KindOf(err) == firebreak.KindState && event != lifecycle.EventDeleted:
+	case firebreak.KindOf(err) == firebreak.KindState && cause != lifecycle.EventDeleted:
 		m.drop(rec.ID)
 		return last, nil // somebody else ends it
 	case err != nil:
@@ -270,15 +271,15 @@ func (m *Manager) end(ctx context.Context, rec store.Record, event lifecycle.Eve
 		}
 	}
 	m.drop(rec.ID)
-	if event == lifecycle.EventDeleted {
+	if cause == lifecycle.EventDeleted {
 		last.State = firebreak.StateEnded
-		return last, m.cfg.Store.Delete(ctx, rec.ID)
+		return last, m.cfg.Store.Delete(ctx, rec.ID, store.Telling(event.TypeKilled))
 	}
 	ended, err := m.cfg.Store.Update(ctx, rec.ID, func(r *store.Record) (err error) {
 		r.Ended = time.Now().UTC()
 		r.State, err = lifecycle.Next(r.State, lifecycle.EventCleared)
 		return err
-	})
+	}, store.Telling(event.TypeKilled))
 	if errors.Is(err, fs.ErrNotExist) || firebreak.KindOf(err) == firebreak.KindState {
 		return last, nil // deleted meanwhile
 	}
@@ -287,13 +288,13 @@ func (m *Manager) end(ctx context.Context, rec store.Record, event lifecycle.Eve
 
 // stop records that a sandbox is being ended, by this process and why. The first reason stays. Anybody may delete; all
 // else is for the process that owns the sandbox, as long as it lives.
-func (m *Manager) stop(ctx context.Context, id driver.ID, event lifecycle.Event, exit driver.Exit, usage driver.Usage) (store.Record, error) {
+func (m *Manager) stop(ctx context.Context, id driver.ID, cause lifecycle.Event, exit driver.Exit, usage driver.Usage) (store.Record, error) {
 	return m.cfg.Store.Update(ctx, id, func(r *store.Record) error {
-		next, err := lifecycle.Next(r.State, event)
+		next, err := lifecycle.Next(r.State, cause)
 		if err != nil {
 			return err
 		}
-		if event != lifecycle.EventDeleted && r.Owner != m.owner.name && m.owner.alive(r.Owner) {
+		if cause != lifecycle.EventDeleted && r.Owner != m.owner.name && m.owner.alive(r.Owner) {
 			return &firebreak.Error{Kind: firebreak.KindState, Err: errors.New("another process sees to it")}
 		}
 		if r.State != firebreak.StateStopping && r.State != firebreak.StateEnded {

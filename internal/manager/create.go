@@ -16,6 +16,7 @@ import (
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/event"
 	"github.com/firebreak-dev/firebreak/internal/guest"
 	"github.com/firebreak-dev/firebreak/internal/image"
 	"github.com/firebreak-dev/firebreak/internal/lifecycle"
@@ -152,6 +153,7 @@ func (m *Manager) choose(ctx context.Context, q Question) (policy.Decision, driv
 	}
 	if err := d.Err(); err != nil {
 		m.logRefusal(q, d)
+		m.tellRefusal(ctx, q, d)
 		return d, driver.Info{}, err
 	}
 	info, err := infoOf(infos, d.Driver)
@@ -243,7 +245,7 @@ func (m *Manager) make(ctx context.Context, p plan, t *Timings) (_ store.Record,
 		r.Deadline = rec.Deadline
 		r.State, err = lifecycle.Next(r.State, lifecycle.EventAnswered)
 		return err
-	})
+	}, store.Telling(event.TypeCreated))
 	if err != nil {
 		return rec, err
 	}

@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/event"
 	"github.com/firebreak-dev/firebreak/internal/policy"
 )
 
@@ -181,6 +183,18 @@ func (m *Manager) logDecision(id driver.ID, d policy.Decision) {
 
 func (m *Manager) logRefusal(q Question, d policy.Decision) {
 	m.log.Info("refused", "isolation", q.Driver, "policy", d.Policy, "rules", strings.Join(d.Refusal.Rules, ","), "reason", d.Refusal.Text)
+}
+
+// tellRefusal keeps for the caller's tenant that he was refused, and why.
+func (m *Manager) tellRefusal(ctx context.Context, q Question, d policy.Decision) {
+	by, err := auth.CallerOf(ctx)
+	if err == nil {
+		err = m.cfg.Events.Publish(ctx, event.Event{Type: event.TypeRefused, Tenant: by.Tenant.ID, Driver: q.Driver,
+			Data: event.Data{Reason: d.Refusal.Text, Rules: d.Refusal.Rules}})
+	}
+	if err != nil {
+		m.log.Warn("keep a refusal", "err", err)
+	}
 }
 
 // warningsOfDecision states what the decision asks for and nobody gets. What the sandbox was not handed needs no broker.

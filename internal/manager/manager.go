@@ -17,6 +17,7 @@ import (
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/event"
 	"github.com/firebreak-dev/firebreak/internal/image"
 	"github.com/firebreak-dev/firebreak/internal/lifecycle"
 	"github.com/firebreak-dev/firebreak/internal/store"
@@ -38,14 +39,15 @@ type Drivers interface {
 	Maker(ctx context.Context, name string) (driver.Driver, error)
 }
 
-// Config is what a manager is made of. All fields are needed but Policy and Adopt.
+// Config is what a manager is made of. All fields are needed but Policy, Events and Adopt.
 type Config struct {
 	StateDir string
 	Store    *store.Store
 	Images   Images
 	Drivers  Drivers
-	Policy   string // file of the policy; empty: the built-in one
-	Adopt    bool   // take over the detached sandboxes that no living process has; for a process that stays
+	Policy   string     // file of the policy; empty: the built-in one
+	Events   *event.Log // keeps refusals; nil: nobody does
+	Adopt    bool       // take over the detached sandboxes that no living process has; for a process that stays
 	Log      *slog.Logger
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/event"
 	"github.com/firebreak-dev/firebreak/internal/guest"
 	"github.com/firebreak-dev/firebreak/internal/lifecycle"
 	"github.com/firebreak-dev/firebreak/internal/store"
@@ -64,7 +65,7 @@ func (m *Manager) SetTimeout(ctx context.Context, ref string, d time.Duration, e
 			}
 			giveTime(r, d, extendOnly)
 			return nil
-		})
+		}, event.TypeUpdated)
 		if err != nil {
 			return rec, err
 		}
@@ -119,7 +120,7 @@ func (m *Manager) freeze(ctx context.Context, b *box) (store.Record, error) {
 			r.Paused = time.Now().UTC()
 			r.State, err = lifecycle.Next(r.State, lifecycle.EventFrozen)
 			return err
-		})
+		}, event.TypePaused)
 	}
 	if err != nil { // back to what the record says
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
@@ -155,7 +156,7 @@ func (m *Manager) Resume(ctx context.Context, ref string, d time.Duration) (rec 
 		if rec.State != firebreak.StateRunning || d == 0 {
 			return rec, nil
 		}
-		rec, err = m.change(ctx, b, func(r *store.Record) error { giveTime(r, d, true); return nil })
+		rec, err = m.change(ctx, b, func(r *store.Record) error { giveTime(r, d, true); return nil }, event.TypeUpdated)
 		if err != nil {
 			return rec, err
 		}
@@ -187,7 +188,7 @@ func (m *Manager) thaw(ctx context.Context, b *box, d time.Duration) (store.Reco
 		}
 		r.State, err = lifecycle.Next(r.State, lifecycle.EventThawed)
 		return err
-	})
+	}, event.TypeResumed)
 	if err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
 		defer cancel()
@@ -196,9 +197,9 @@ func (m *Manager) thaw(ctx context.Context, b *box, d time.Duration) (store.Reco
 	return rec, m.tell(ctx, b.guest, rec)
 }
 
-// change writes what change makes of a sandbox's record, and notes it.
-func (m *Manager) change(ctx context.Context, b *box, change func(*store.Record) error) (store.Record, error) {
-	rec, err := m.cfg.Store.Update(ctx, b.record().ID, change)
+// change writes what change makes of a sandbox's record, and notes and tells it.
+func (m *Manager) change(ctx context.Context, b *box, change func(*store.Record) error, tell event.Type) (store.Record, error) {
+	rec, err := m.cfg.Store.Update(ctx, b.record().ID, change, store.Telling(tell))
 	if err == nil {
 		b.note(rec)
 	}

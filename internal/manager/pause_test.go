@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/event"
 	"github.com/firebreak-dev/firebreak/internal/store"
 )
 
@@ -247,4 +249,56 @@ func TestTenantsLimits(t *testing.T) {
 	if _, _, err := next.Create(ctx, Request{}); err == nil {
 		t.Error("its end was counted twice")
 	}
+}
+
+// What happens to a sandbox is told in order, once, and to its tenant alone; of what lies in a pool nobody hears.
+func TestEvents(t *testing.T) {
+	h := newHost(t)
+	var log *event.Log
+	m := h.process(t, func(c *Config) {
+		log = event.New(c.Store)
+		c.Events, c.Policy = log, writePolicy(t, anything+`
+  - {id: regulated, when: 'data == "regulated"', require: tech.hardware, reason: It is regulated., source: this file}
+`)
+	})
+	if err := m.SetPools(operator(t.Context()), []Pool{{Min: 1, Max: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, m, 1)
+	ctx := tenant(t.Context(), "one", auth.Limits{})
+	rec := mustCreateAs(t, m, ctx, Request{Detached: true, Timeout: time.Hour})
+	id := string(rec.ID)
+	steps := []error{second(m.SetTimeout(ctx, id, time.Hour, false)), second(m.Pause(ctx, id)), third(m.Resume(ctx, id, 0)), second(m.Delete(ctx, id))}
+	short := mustCreateAs(t, m, ctx, Request{Timeout: 10 * time.Millisecond})
+	steps = append(steps, second(m.Wait(ctx, string(short.ID))), second(m.Delete(ctx, string(short.ID))))
+	if err := errors.Join(steps...); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := m.Create(ctx, Request{Workload: firebreak.Workload{Data: firebreak.DataRegulated}}); err == nil {
+		t.Fatal("regulated data were not refused")
+	}
+	all, err := log.List(ctx, event.Filter{Asc: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range all {
+		got = append(got, string(e.Type)+" "+e.Data.Reason)
+	}
+	want := []string{"created ", "updated ", "paused ", "resumed ", "killed destroyed", "created ", "killed deadline"}
+	if len(got) != len(want)+1 || !slices.Equal(got[:len(want)], want) || all[len(want)].Type != event.TypeRefused {
+		t.Errorf("told %q, want %q and a refusal", got, want)
+	}
+	if others, err := log.List(tenant(t.Context(), "two", auth.Limits{}), event.Filter{}); err != nil || len(others) != 0 {
+		t.Errorf("another hears %v, %v", others, err)
+	}
+}
+
+func mustCreateAs(t *testing.T, m *Manager, ctx context.Context, req Request) store.Record {
+	t.Helper()
+	rec, _, err := m.Create(ctx, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rec
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/event"
 	"github.com/firebreak-dev/firebreak/internal/host"
 	"github.com/firebreak-dev/firebreak/internal/lifecycle"
 	"github.com/firebreak-dev/firebreak/internal/pool"
@@ -284,7 +285,7 @@ func (m *Manager) handOver(ctx context.Context, b *box, p plan) (store.Record, e
 			r.Deadline = r.Created.Add(p.request.Timeout)
 		}
 		return nil
-	})
+	}, store.Telling(event.TypeCreated))
 	if err != nil {
 		return b.record(), err
 	}

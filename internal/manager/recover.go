@@ -11,6 +11,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/event"
 	"github.com/firebreak-dev/firebreak/internal/lifecycle"
 	"github.com/firebreak-dev/firebreak/internal/store"
 )
@@ -131,7 +132,7 @@ func (m *Manager) keepFound(ctx context.Context, r store.Record) error {
 			}
 			r.Owner = m.owner.name
 			return nil
-		})
+		}, store.Telling(event.TypeRecovered))
 		if err != nil {
 			return err
 		}

@@ -26,7 +26,7 @@ const layers = `
 5  internal/manager
 4  internal/driver/all  internal/dataplane
 3  internal/driver/fake  internal/driver/process  internal/driver/container  internal/driver/gvisor  internal/driver/drivertest  internal/driver/drivertest/inside
-2  internal/driver/oci  internal/driver/hostproc  internal/guest  internal/host  internal/agent  internal/agent/account  internal/agent/code  internal/agent/files  internal/agent/proc  internal/agentbin  internal/image  internal/image/erofs  internal/image/rootfs  internal/store  internal/auth  internal/event  internal/webhook
+2  internal/driver/oci  internal/driver/hostproc  internal/guest  internal/host  internal/agent  internal/agent/account  internal/agent/code  internal/agent/files  internal/agent/proc  internal/agentbin  internal/image  internal/image/erofs  internal/image/rootfs  internal/store  internal/auth  internal/event  internal/webhook  internal/agent/archive
 1  internal/driver  internal/policy  internal/lifecycle  internal/pool  internal/idle  internal/signature  internal/api  internal/api/process  internal/api/process/processconnect  internal/api/filesystem  internal/api/filesystem/filesystemconnect  internal/api/firebreak/v1  internal/api/firebreak/v1/firebreakv1connect
 0  .
 `
@@ -35,7 +35,8 @@ const layers = `
 // policy, which decides on what drivers report, the store, which keeps what others say is to be kept, and what is each
 // caller's own, which asks who calls.
 var sameLayer = map[string][]string{
-	"internal/agent":                               {"internal/agent/account", "internal/agent/code", "internal/agent/files", "internal/agent/proc"},
+	"internal/agent":                               {"internal/agent/account", "internal/agent/archive", "internal/agent/code", "internal/agent/files", "internal/agent/proc"},
+	"internal/agent/archive":                       {"internal/agent/account", "internal/agent/files"},
 	"internal/agent/code":                          {"internal/agent/account", "internal/agent/proc"},
 	"internal/agent/files":                         {"internal/agent/account"},
 	"internal/agent/proc":                          {"internal/agent/account"},

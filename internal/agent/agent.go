@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/agent/account"
+	"github.com/firebreak-dev/firebreak/internal/agent/archive"
 	"github.com/firebreak-dev/firebreak/internal/agent/code"
 	"github.com/firebreak-dev/firebreak/internal/agent/files"
 	"github.com/firebreak-dev/firebreak/internal/agent/proc"
@@ -130,6 +131,7 @@ func (a *Agent) routes() http.Handler {
 	mux.HandleFunc("POST /ports/{port}", a.servePort)
 	mux.HandleFunc("POST /warm/{language}", a.code.ServeWarm)
 	a.files.Routes(mux, a.claim.signed)
+	archive.New(a.session, os.Getpid() == 1).Routes(mux)
 	return a.requests.count(a.claim.guard(mux))
 }
 

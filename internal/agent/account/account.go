@@ -170,6 +170,26 @@ func (d *Database) Names(uid, gid uint32) (owner, group string) {
 	return owner, group
 }
 
+// Group finds a group by its name, or by its number.
+func (d *Database) Group(name string) (uint32, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	groups, err := d.groups.load(filepath.Join(d.root, "etc/group"), parseGroup)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("read groups: %w", err)
+	}
+	for _, g := range groups {
+		if g.name == name {
+			return g.gid, nil
+		}
+	}
+	gid, err := strconv.ParseUint(name, 10, 31)
+	if err != nil {
+		return 0, fmt.Errorf("%w: group '%s' does not exist", ErrUnknown, name)
+	}
+	return uint32(gid), nil
+}
+
 // cached is a parsed file, as long as that file stays what it was.
 type cached[T any] struct {
 	stat  unix.Stat_t

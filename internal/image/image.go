@@ -9,6 +9,7 @@ package image
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -37,6 +38,9 @@ type Template struct {
 	User       string            `json:"user,omitempty"`
 	Entrypoint []string          `json:"entrypoint,omitempty"`
 	Command    []string          `json:"command,omitempty"`
+	Start      string            `json:"start,omitempty"` // for bash: what runs in the background of every sandbox
+	Ready      string            `json:"ready,omitempty"` // for bash: it succeeds once Start is at work
+	Limits     firebreak.Limits  `json:"limits,omitzero"` // of sandboxes, where a request names none
 }
 
 // Source says what to make a template from; exactly one field is set.
@@ -44,6 +48,13 @@ type Source struct {
 	Path      string // a directory, tar archive, OCI layout (directory or archive) or archive of docker save
 	Reference string // an image in a registry: python:3.13, ghcr.io/o/i@sha256:…
 	Recipe    string // a recipe of ours; see Recipes
+	Export    Export // of a sandbox
+}
+
+// Export is the root file system of a sandbox, as an uncompressed tar archive.
+type Export struct {
+	Archive io.Reader
+	Base    string // the template that the sandbox began with, if Archive leaves out what is the same there
 }
 
 // Progress is how far one step is. Total is 0 while nobody knows it.
@@ -54,10 +65,12 @@ type Progress struct {
 
 // MakeOptions are what Make may be told beside the source. The zero value is good.
 type MakeOptions struct {
-	Name      string         // default: the reference, the recipe's name, or the last part of the path
-	IfMissing bool           // return the template if one of this name exists
-	Progress  func(Progress) // called by one goroutine at a time
-	Limits    rootfs.Limits  // what a hostile image may cost
+	Name      string          // default: the reference, the recipe's name, or the last part of the path
+	IfMissing bool            // return the template if one of this name exists
+	Progress  func(Progress)  // called by one goroutine at a time
+	Limits    rootfs.Limits   // what a hostile image may cost
+	Pull      Pull            // how an image is got from a registry
+	Edit      func(*Template) // changes what is kept with the image, before it appears
 }
 
 // Store is a directory of templates. Use it from any number of goroutines and processes.

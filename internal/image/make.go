@@ -66,6 +66,9 @@ func (src Source) name(wanted string) (string, error) {
 			}
 		}
 	}
+	if src.Export.Archive != nil {
+		given++
+	}
 	if given != 1 {
 		return "", &firebreak.Error{Kind: firebreak.KindInvalid, Op: "make template",
 			Err: fmt.Errorf("%d sources are given", given), Mend: "give one path, image reference or recipe"}
@@ -74,7 +77,7 @@ func (src Source) name(wanted string) (string, error) {
 		return "", &firebreak.Error{Kind: firebreak.KindInvalid, Op: "make template",
 			Err: fmt.Errorf("%q is the host's own template", name), Mend: "choose another name"}
 	}
-	return name, CheckName(name)
+	return name, checkAny(name)
 }
 
 // job is one Make at work.
@@ -84,6 +87,15 @@ type job struct {
 	tree  *rootfs.Tree
 	*reporter
 	limits rootfs.Limits
+	pull   Pull
+	base   *os.File // the image whose data is used again
+}
+
+func (j *job) close() {
+	_ = j.tree.Close() // only reads
+	if j.base != nil {
+		_ = j.base.Close() // only read from
+	}
 }
 
 func (s *Store) makeIn(ctx context.Context, w work, src Source, name string, opts MakeOptions) (Template, error) {
@@ -93,14 +105,16 @@ func (s *Store) makeIn(ctx context.Context, w work, src Source, name string, opt
 	}
 	defer spool.Close()
 	j := &job{store: s, work: w, tree: rootfs.New(spool, opts.Limits), reporter: &reporter{call: opts.Progress},
-		limits: opts.Limits}
-	defer j.tree.Close()
+		limits: opts.Limits, pull: opts.Pull}
+	defer j.close()
 	var t Template
 	switch {
 	case src.Path != "":
 		t, err = j.fromPath(ctx, src.Path)
 	case src.Reference != "":
 		t, err = j.fromRegistry(ctx, src.Reference)
+	case src.Export.Archive != nil:
+		t, err = j.fromExport(ctx, src.Export)
 	default:
 		t, err = j.fromRecipe(ctx, src.Recipe)
 	}
@@ -115,6 +129,9 @@ func (s *Store) makeIn(ctx context.Context, w work, src Source, name string, opt
 	}
 	if err := j.tree.Complete(ctx); err != nil {
 		return Template{}, err
+	}
+	if opts.Edit != nil {
+		opts.Edit(&t)
 	}
 	t.Name, t.Created = name, s.now().UTC().Truncate(time.Second)
 	digest, size, err := j.write(ctx)
@@ -148,13 +165,6 @@ func (j *job) write(ctx context.Context) (digest string, size int64, err error) 
 
 // publish makes the image and then its template appear.
 func (s *Store) publish(ctx context.Context, w work, digest string, t Template) error {
-	record, err := json.MarshalIndent(t, "", "\t")
-	if err != nil {
-		return err
-	}
-	if err := writeSynced(w.path("template"), record); err != nil {
-		return err
-	}
 	// An old time says that nobody was handed this yet; see Root.
 	if err := os.Chtimes(w.path("image"), time.Unix(0, 0), time.Unix(0, 0)); err != nil {
 		return err
@@ -168,6 +178,18 @@ func (s *Store) publish(ctx context.Context, w work, digest string, t Template) 
 		if err := os.Rename(w.path("image"), s.blobPath(digest)); err != nil {
 			return err
 		}
+	}
+	return s.name(w, t)
+}
+
+// name makes a template appear whose image is there. The caller holds the store's shared lock.
+func (s *Store) name(w work, t Template) error {
+	record, err := json.MarshalIndent(t, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := writeSynced(w.path("template"), record); err != nil {
+		return err
 	}
 	return os.Rename(w.path("template"), filepath.Join(s.dir, templatesDir, fileName(t.Name)+".json"))
 }

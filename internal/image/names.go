@@ -2,6 +2,7 @@ package image
 
 import (
 	"cmp"
+	"crypto/rand"
 	"fmt"
 	"io/fs"
 	"net/url"
@@ -26,6 +27,26 @@ func CheckName(name string) error {
 			Mend: "use letters, digits and ._- as in my-template:v1, or an image reference as in ghcr.io/owner/image:tag"}
 	}
 	return nil
+}
+
+// layerPrefix begins the names that LayerName makes.
+const layerPrefix = "~"
+
+// LayerName returns a new name for an image that is to be found by its maker only: it is unguessable, no list shows it,
+// and nobody can ask for such a name who was not given it.
+func LayerName() string { return layerPrefix + strings.ToLower(rand.Text()) }
+
+// IsLayerName reports whether LayerName could have made name.
+func IsLayerName(name string) bool { return layerPattern.MatchString(name) }
+
+var layerPattern = regexp.MustCompile(`^~[a-z2-7]{26}$`)
+
+// checkAny is CheckName for those who may have been given a layer's name.
+func checkAny(name string) error {
+	if IsLayerName(name) {
+		return nil
+	}
+	return CheckName(name)
 }
 
 func fileName(name string) string { return url.PathEscape(name) }

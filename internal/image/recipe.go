@@ -27,11 +27,21 @@ type recipe struct {
 }
 
 func recipes() []recipe {
-	return []recipe{{
-		name: "base", suite: "bookworm",
-		packages: []string{"bash", "ca-certificates", "coreutils", "curl", "git", "iproute2", "nodejs", "procps", "python3", "sudo"},
-		files:    []textFile{{"/etc/sudoers.d/user", "user ALL=(ALL:ALL) NOPASSWD: ALL\n"}},
-	}}
+	base := []string{"bash", "ca-certificates", "coreutils", "curl", "git", "iproute2", "nodejs", "procps", "python3", "sudo"}
+	sudo := []textFile{{"/etc/sudoers.d/user", "user ALL=(ALL:ALL) NOPASSWD: ALL\n"}}
+	return []recipe{
+		{name: "base", suite: "bookworm", packages: base, files: sudo},
+		{name: "code-interpreter", suite: "bookworm", files: sudo,
+			packages: slices.Concat(base, []string{"python3-matplotlib", "python3-numpy", "python3-pandas"})},
+	}
+}
+
+// unwanted are dpkg's options to leave out what no program reads: as Debian's own images for containers do, and what
+// scientific packages need only to compile others. Licences stay.
+func unwanted() []string {
+	return []string{"path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright", "path-exclude=/usr/share/man/*",
+		"path-exclude=/usr/share/info/*", "path-exclude=/usr/share/locale/*", "path-exclude=/usr/include/boost/*",
+		"path-exclude=/usr/lib/*/openblas*/*.a", "path-exclude=/usr/lib/python3*/config-*/*.a", "path-exclude=/usr/share/unicode/*"}
 }
 
 // Recipes returns the names of the recipes that Make knows.
@@ -80,8 +90,11 @@ func (j *job) bootstrap(ctx context.Context, r recipe) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, tool, "--mode="+mode, "--variant=minbase", "--format=tar",
-		"--include="+strings.Join(r.packages, ","), r.suite, "-")
+	args := []string{"--mode=" + mode, "--variant=minbase", "--format=tar", "--include=" + strings.Join(r.packages, ",")}
+	for _, pattern := range unwanted() {
+		args = append(args, "--dpkgopt="+pattern)
+	}
+	cmd := exec.CommandContext(ctx, tool, append(args, r.suite, "-")...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", 946684800))
 	// It has children and mounts of its own and clears them away at SIGTERM, also if we die.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net"
 	"net/http"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -34,21 +36,38 @@ func (j *job) fromRegistry(ctx context.Context, reference string) (Template, err
 		return Template{}, badImage("%q is no image reference: %w", reference, err)
 	}
 	j.report("look up "+ref.Name(), 0, 0)
-	img, digest, err := lookUp(ctx, ref)
+	img, digest, err := j.pull.lookUp(ctx, ref)
 	if err != nil {
 		return Template{}, blameRegistry(ref, err)
 	}
 	t := Template{Source: ref.Context().Name() + "@" + digest.String()}
-	config, layers, err := j.pull(ctx, img)
+	config, layers, err := j.fetch(ctx, img)
 	if err != nil {
 		return t, blameRegistry(ref, err)
 	}
 	return t, j.applyImage(ctx, config, layers, &t)
 }
 
-func lookUp(ctx context.Context, ref name.Reference) (v1.Image, v1.Hash, error) {
-	desc, err := remote.Get(ref, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}))
+// Pull is on whose behalf an image is got from a registry. The zero value is whoever runs this program.
+type Pull struct {
+	Username string // empty: as Docker's configuration says
+	Password string
+	Stranger bool     // somebody who is lent nothing of this host: neither its logins nor the networks that only it reaches
+	Trusted  []string // registries, host or host:port, that a stranger may name although they are on such a network
+}
+
+func (p Pull) lookUp(ctx context.Context, ref name.Reference) (v1.Image, v1.Hash, error) {
+	options := []remote.Option{remote.WithContext(ctx), remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH})}
+	switch {
+	case p.Username != "":
+		options = append(options, remote.WithAuth(&authn.Basic{Username: p.Username, Password: p.Password}))
+	case !p.Stranger:
+		options = append(options, remote.WithAuthFromKeychain(authn.DefaultKeychain))
+	}
+	if p.Stranger && !slices.Contains(p.Trusted, ref.Context().RegistryStr()) {
+		options = append(options, remote.WithTransport(publicOnly{}))
+	}
+	desc, err := remote.Get(ref, options...)
 	if err != nil {
 		return nil, v1.Hash{}, err
 	}
@@ -59,8 +78,8 @@ func lookUp(ctx context.Context, ref name.Reference) (v1.Image, v1.Hash, error) 
 	return img, desc.Digest, nil
 }
 
-// pull fetches the configuration, and the layers into the work directory.
-func (j *job) pull(ctx context.Context, img v1.Image) (*v1.ConfigFile, []layer, error) {
+// fetch gets the configuration, and the layers into the work directory.
+func (j *job) fetch(ctx context.Context, img v1.Image) (*v1.ConfigFile, []layer, error) {
 	manifest, err := img.Manifest()
 	if err != nil {
 		return nil, nil, err
@@ -73,6 +92,9 @@ func (j *job) pull(ctx context.Context, img v1.Image) (*v1.ConfigFile, []layer, 
 		if !d.MediaType.IsLayer() {
 			return nil, nil, badImage("it is no image of a file system: it holds a %.100q", d.MediaType)
 		}
+	}
+	if err := j.checkSize(manifest); err != nil {
+		return nil, nil, err
 	}
 	config, err := img.ConfigFile()
 	if err != nil {
@@ -92,6 +114,22 @@ func (j *job) pull(ctx context.Context, img v1.Image) (*v1.ConfigFile, []layer, 
 		})
 	}
 	return config, layers, group.Wait()
+}
+
+// checkSize refuses what cannot unpack to less than the limit, before it is downloaded.
+func (j *job) checkSize(m *v1.Manifest) error {
+	limit, sum := j.limits.Bytes, int64(0)
+	for _, d := range m.Layers {
+		if d.Size < 0 || sum > math.MaxInt64-d.Size {
+			return badImage("a layer of %d bytes", d.Size)
+		}
+		sum += d.Size
+	}
+	if limit > 0 && sum > limit {
+		return &firebreak.Error{Kind: firebreak.KindExhausted, Err: fmt.Errorf("its layers of %d bytes are more than the limit of %d", sum, limit),
+			Mend: "use a smaller image"}
+	}
+	return nil
 }
 
 // pullLayer downloads a layer, again if the connection breaks.

@@ -23,7 +23,7 @@ func (s *Store) Get(name string) (Template, error) {
 	if name == HostName {
 		return s.hostTemplate()
 	}
-	if err := CheckName(name); err != nil {
+	if err := checkAny(name); err != nil {
 		return Template{}, err
 	}
 	t, err := s.read(fileName(name) + ".json")
@@ -46,7 +46,7 @@ func (s *Store) read(file string) (Template, error) {
 	return t, nil
 }
 
-// List returns all templates: host, then the others by name.
+// List returns all templates but the layers of builds: host, then the others by name.
 func (s *Store) List() ([]Template, error) {
 	host, err := s.hostTemplate()
 	if err != nil {
@@ -56,6 +56,7 @@ func (s *Store) List() ([]Template, error) {
 	if err != nil {
 		return nil, s.blame("list templates", err)
 	}
+	made = slices.DeleteFunc(made, func(t Template) bool { return IsLayerName(t.Name) })
 	slices.SortFunc(made, func(a, b Template) int { return cmp.Compare(a.Name, b.Name) })
 	return append([]Template{host}, made...), nil
 }
@@ -87,7 +88,9 @@ func (s *Store) names() []string {
 		s.log.Warn("some templates cannot be read", "error", err)
 	}
 	for _, t := range made {
-		names = append(names, t.Name)
+		if !IsLayerName(t.Name) {
+			names = append(names, t.Name)
+		}
 	}
 	return append(names, Recipes()...)
 }
@@ -99,7 +102,7 @@ func (s *Store) Delete(name string) error {
 		return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "delete template",
 			Err: errors.New("the template host is the host itself and cannot be deleted")}
 	}
-	if err := CheckName(name); err != nil {
+	if err := checkAny(name); err != nil {
 		return err
 	}
 	err := os.Remove(filepath.Join(s.dir, templatesDir, fileName(name)+".json"))
@@ -185,12 +188,16 @@ func (s *Store) garbage(ctx context.Context, inUse func(digest string) bool) ([]
 
 // named returns the digests that templates name.
 func (s *Store) named() (map[string]bool, error) {
-	all, err := s.List()
+	host, err := s.hostTemplate()
+	if err != nil {
+		return nil, err
+	}
+	made, err := s.made()
 	if err != nil {
 		return nil, err
 	}
 	keep := map[string]bool{}
-	for _, t := range all {
+	for _, t := range append(made, host) {
 		keep[hexOf(t.Digest)] = true
 	}
 	return keep, nil

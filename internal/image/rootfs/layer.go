@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strconv"
 	"strings"
 
 	"github.com/firebreak-dev/firebreak/internal/image/erofs"
@@ -23,6 +24,22 @@ func (t *Tree) ApplyLayer(ctx context.Context, r io.Reader) error {
 // ApplyTar puts an uncompressed archive over what the tree holds. Names that would be whiteouts in a layer are plain
 // names here. It reads r to its end.
 func (t *Tree) ApplyTar(ctx context.Context, r io.Reader) error { return t.apply(ctx, r, t.addEntry) }
+
+// sameRecord is the PAX record of a file whose data the export of a sandbox leaves out, because it is still the template's:
+// its size.
+const sameRecord = "FIREBREAK.same"
+
+// ApplyExport is ApplyTar for the export of a sandbox that began with the tree base, whose files must stay open until
+// this tree's are not needed any more. A file that is said to be the same as in base, and cannot be, is an error that
+// wraps ErrNotSame.
+func (t *Tree) ApplyExport(ctx context.Context, r io.Reader, base *erofs.Node) error {
+	t.base = base
+	defer func() { t.base = nil }()
+	return t.ApplyTar(ctx, r)
+}
+
+// ErrNotSame is of an export that leaves out what its template does not have.
+var ErrNotSame = errors.New("the template has no such file")
 
 type addFunc func(ctx context.Context, h *tar.Header, parts []string, data io.Reader) error
 
@@ -194,10 +211,35 @@ func (t *Tree) node(ctx context.Context, h *tar.Header, data io.Reader) (*erofs.
 	if err := setMeta(n, h); err != nil {
 		return nil, err
 	}
-	if n.IsRegular() {
-		return n, t.store(ctx, n, data, h.Size)
+	if !n.IsRegular() {
+		return n, nil
 	}
-	return n, nil
+	if size, ok := h.PAXRecords[sameRecord]; ok && t.base != nil {
+		return n, t.reuse(n, h.Name, size)
+	}
+	return n, t.store(ctx, n, data, h.Size)
+}
+
+// reuse gives n the data of the file of that name in base, if it looks like the same.
+func (t *Tree) reuse(n *erofs.Node, name, size string) error {
+	parts, err := t.components(name)
+	if err != nil {
+		return err
+	}
+	old := t.base
+	for _, part := range parts {
+		if old = old.Entries[part]; old == nil {
+			return ErrNotSame
+		}
+	}
+	if !old.IsRegular() || old.ModTime != n.ModTime || strconv.FormatInt(old.Size, 10) != size {
+		return ErrNotSame
+	}
+	if t.bytes += old.Size; t.bytes > t.limits.Bytes || old.Size > t.limits.FileBytes {
+		return tooMuch("the image holds more than %d bytes", t.limits.Bytes)
+	}
+	n.Size, n.Open = old.Size, old.Open
+	return nil
 }
 
 // linked returns the node that a hard link points to: a path from the root of the tree, like any other.

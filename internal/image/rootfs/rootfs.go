@@ -61,6 +61,7 @@ type Tree struct {
 	entries int
 	dropped int
 	fresh   map[place]bool // what the layer being applied has put in place
+	base    *erofs.Node    // where the data of files is that an export leaves out
 	closers []io.Closer
 }
 

@@ -1,0 +1,80 @@
+package image
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/image/rootfs"
+)
+
+func TestIsPublic(t *testing.T) {
+	for address, want := range map[string]bool{
+		"1.1.1.1": true, "2606:4700::1111": true, "::ffff:8.8.8.8": true,
+		"127.0.0.1": false, "::1": false, "10.1.2.3": false, "172.16.0.1": false, "192.168.1.1": false, "169.254.169.254": false,
+		"100.100.100.200": false, "0.0.0.0": false, "::": false, "255.255.255.255": false, "224.0.0.1": false, "fe80::1": false,
+		"fd00:ec2::254": false, "::ffff:127.0.0.1": false, "::ffff:169.254.169.254": false, "64:ff9b::7f00:1": false, "2002:7f00:1::": false,
+		"198.18.0.1": false, "ff02::1": false, "fe80::1%eth0": false,
+	} {
+		if got := isPublic(netip.MustParseAddr(address)); got != want {
+			t.Errorf("%s: %v", address, got)
+		}
+	}
+}
+
+func TestStrangersReachNothingOfThisHost(t *testing.T) {
+	asked := 0
+	host := serve(t, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked++
+			next.ServeHTTP(w, r)
+		})
+	})
+	push(t, host+"/o/i:1", twoLayers(t))
+	port := host[strings.LastIndex(host, ":"):]
+	s := openStore(t, t.TempDir())
+	asked = 0
+	for _, registry := range []string{host, "localhost" + port, "[::1]" + port} {
+		_, err := s.Make(t.Context(), Source{Reference: registry + "/o/i:1"}, MakeOptions{Name: "x", Pull: Pull{Stranger: true}})
+		if err == nil || asked != 0 {
+			t.Errorf("%s was asked %d times: %v", registry, asked, err)
+		}
+	}
+	if _, err := s.Make(t.Context(), Source{Reference: host + "/o/i:1"}, MakeOptions{Name: "x", Pull: Pull{Stranger: true}}); firebreak.KindOf(err) != firebreak.KindDenied {
+		t.Errorf("refused with %v", err)
+	}
+	made := make1(t, s, Source{Reference: host + "/o/i:1"}, MakeOptions{Name: "x", Pull: Pull{Stranger: true, Trusted: []string{host}}})
+	checkTwoLayers(t, s, made)
+	noWorkLeft(t, s)
+}
+
+func TestPullWithGivenLogin(t *testing.T) {
+	login := &authn.Basic{Username: "u", Password: "p"}
+	host := serve(t, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if user, password, _ := r.BasicAuth(); user != login.Username || password != login.Password {
+				w.Header().Set("WWW-Authenticate", `Basic realm="here"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	push(t, host+"/o/i:1", twoLayers(t), remote.WithAuth(login))
+	s := openStore(t, t.TempDir())
+	trusted := Pull{Stranger: true, Trusted: []string{host}}
+	if _, err := s.Make(t.Context(), Source{Reference: host + "/o/i:1"}, MakeOptions{Name: "x", Pull: trusted}); firebreak.KindOf(err) != firebreak.KindDenied {
+		t.Errorf("without a login: %v", err)
+	}
+	trusted.Username, trusted.Password = login.Username, login.Password
+	make1(t, s, Source{Reference: host + "/o/i:1"}, MakeOptions{Name: "x", Pull: trusted})
+	_, err := s.Make(t.Context(), Source{Reference: host + "/o/i:1"}, MakeOptions{Name: "x", Pull: trusted, Limits: rootfs.Limits{Bytes: 10}})
+	if firebreak.KindOf(err) != firebreak.KindExhausted || !strings.Contains(err.Error(), "its layers of") {
+		t.Errorf("layers above the limit: %v", err)
+	}
+}

@@ -131,7 +131,7 @@ func (a *Agent) routes() http.Handler {
 	mux.HandleFunc("POST /ports/{port}", a.servePort)
 	mux.HandleFunc("POST /warm/{language}", a.code.ServeWarm)
 	a.files.Routes(mux, a.claim.signed)
-	archive.New(a.session, os.Getpid() == 1).Routes(mux)
+	archive.New(a.session, a.owns).Routes(mux)
 	return a.requests.count(a.claim.guard(mux))
 }
 

@@ -60,7 +60,7 @@ func (s *Service) serveExport(w http.ResponseWriter, r *http.Request) {
 
 // ownFiles are what the driver and the agent put into every sandbox.
 func ownFiles() []string {
-	return []string{"/.firebreak", os.TempDir() + "/.firebreak-pids"}
+	return []string{"/.firebreak", os.TempDir() + "/.firebreak-pids", "/run/e2b"}
 }
 
 func (s *Service) serveImport(w http.ResponseWriter, r *http.Request) {

@@ -72,6 +72,9 @@ type Config struct {
 	Attempts  Attempts
 	Log       *slog.Logger
 
+	Events   Events   // nil: there are none, and no logs
+	Webhooks Webhooks // nil: there are none
+
 	Domain      string            // below which sandboxes have host names, as clients are told it; empty: none
 	EnvdVersion string            // that clients are told; empty: EnvdVersion
 	MaxTimeout  time.Duration     // the longest that may be asked for at once; 0: a day
@@ -146,7 +149,10 @@ func (d *Door) routes() {
 	d.handle("PUT /sandboxes/{id}/network", d.serveNetwork)
 	d.handle("GET /sandboxes/{id}/metrics", d.serveMetrics)
 	d.handle("GET /sandboxes/metrics", d.serveAllMetrics)
+	d.handle("GET /sandboxes/{id}/logs", d.serveLogsV1)
+	d.handle("GET /v2/sandboxes/{id}/logs", d.serveLogsV2)
 	d.templateRoutes()
+	d.eventRoutes()
 	d.missingRoutes()
 }
 

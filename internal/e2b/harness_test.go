@@ -80,7 +80,9 @@ func (d oneDriver) Keeper(name string) (driver.Driver, error) {
 	return d.Driver, nil
 }
 
-func (d oneDriver) Maker(_ context.Context, name string) (driver.Driver, error) { return d.Keeper(name) }
+func (d oneDriver) Maker(_ context.Context, name string) (driver.Driver, error) {
+	return d.Keeper(name)
+}
 
 const anything = `
 name: anything

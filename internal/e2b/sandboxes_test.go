@@ -181,10 +181,10 @@ func TestDetails(t *testing.T) {
 	sb := w.make("acme", object{"metadata": object{"a": "b"}})
 	var got struct {
 		SandboxID, TemplateID, ClientID, EnvdVersion, EnvdAccessToken, State, Domain string
-		StartedAt, EndAt                                                              time.Time
-		CPUCount                                                                      int
-		Metadata                                                                      map[string]string
-		Lifecycle                                                                     struct {
+		StartedAt, EndAt                                                             time.Time
+		CPUCount                                                                     int
+		Metadata                                                                     map[string]string
+		Lifecycle                                                                    struct {
 			AutoResume bool
 			OnTimeout  string
 		}

@@ -69,12 +69,16 @@ func (s *templates) Root(_ context.Context, name string, _ []driver.Form) (drive
 	return driver.Root{Form: driver.FormDirectory, Path: "/"}, err
 }
 
-type oneDriver struct{ driver.Driver }
+// oneDriver is a set of one.
+type oneDriver struct {
+	name string
+	driver.Driver
+}
 
-func (oneDriver) Names() []string { return []string{"fake"} }
+func (d oneDriver) Names() []string { return []string{d.name} }
 
 func (d oneDriver) Keeper(name string) (driver.Driver, error) {
-	if name != "fake" {
+	if name != d.name {
 		return nil, fs.ErrNotExist
 	}
 	return d.Driver, nil
@@ -84,17 +88,20 @@ func (d oneDriver) Maker(_ context.Context, name string) (driver.Driver, error) 
 	return d.Keeper(name)
 }
 
+// anything is a policy that accepts the driver of a test for all.
 const anything = `
 name: anything
 technologies:
   - {name: fake, boundary: language, start: 1ms, warm: 1ms, get: use another test}
+  - {name: process, boundary: none, linux: true, start: 1ms, warm: 1ms, get: use another test}
 rules:
-  - {id: all, when: true, boundaries: [language], reason: It is a test., source: this file}
+  - {id: all, when: true, boundaries: [language, none], reason: It is a test., source: this file}
 `
 
 // sandboxes is the real manager, which a test may have fail.
 type sandboxes struct {
 	*manager.Manager
+	driver string // which no policy chooses unless it is named
 	mu     sync.Mutex
 	create func(manager.Request) error // guarded by mu; asked before each
 }
@@ -108,6 +115,7 @@ func (s *sandboxes) Create(ctx context.Context, req manager.Request) (store.Reco
 			return store.Record{}, manager.Timings{}, err
 		}
 	}
+	req.Driver = s.driver
 	return s.Manager.Create(ctx, req)
 }
 
@@ -126,13 +134,22 @@ type world struct {
 	door      *e2b.Door
 	cfg       e2b.Config
 	server    *httptest.Server
+
+	close  func() // ends the manager, and leaves the sandboxes
+	closed bool   // by the test
 }
 
 // newWorld makes one. Requests are on behalf of the tenant in their header X-Tenant: "operator" is the operator, and
 // nobody is nobody.
 func newWorld(t *testing.T, change func(*e2b.Config)) *world {
 	t.Helper()
-	dir, log := t.TempDir(), slog.New(slog.NewTextHandler(t.Output(), nil))
+	return newWorldOn(t, t.TempDir(), oneDriver{"fake", fake.New()}, change)
+}
+
+// newWorldOn makes one on a state directory, where there may have been one before.
+func newWorldOn(t *testing.T, dir string, drivers oneDriver, change func(*e2b.Config)) *world {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	s, err := store.Open(t.Context(), dir, log)
 	if err != nil {
 		t.Fatal(err)
@@ -142,21 +159,30 @@ func newWorld(t *testing.T, change func(*e2b.Config)) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, store: s, templates: &templates{names: []string{"host", "python:3.13", "acme/own:default", "other/secret:default"}}}
-	m, err := manager.New(manager.Config{StateDir: dir, Store: s, Images: w.templates, Drivers: oneDriver{fake.New()}, Policy: policy, Log: log})
+	m, err := manager.New(manager.Config{StateDir: dir, Store: s, Images: w.templates, Drivers: drivers, Policy: policy, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.close = sync.OnceFunc(func() {
+		if err := errors.Join(m.Close(), s.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(w.close)
 	t.Cleanup(func() {
+		if w.closed {
+			return
+		}
 		all, err := m.List(auth.WithCaller(context.Background(), auth.Caller{Operator: true}))
 		for _, rec := range all {
 			_, lost := m.Delete(auth.WithCaller(context.Background(), auth.Caller{Operator: true}), string(rec.ID))
 			err = errors.Join(err, lost)
 		}
-		if err := errors.Join(err, m.Close(), s.Close()); err != nil {
+		if err != nil {
 			t.Error(err)
 		}
 	})
-	w.sandboxes = &sandboxes{Manager: m}
+	w.sandboxes = &sandboxes{Manager: m, driver: drivers.name}
 	w.cfg = e2b.Config{Sandboxes: w.sandboxes, Lives: m, Guests: m, Templates: w.templates, Attempts: s, Log: log, Domain: "box.test:7443"}
 	if change != nil {
 		change(&w.cfg)

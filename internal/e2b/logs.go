@@ -127,7 +127,7 @@ func (d *Door) known(r *http.Request, id string) error {
 	if lost == nil {
 		return nil
 	}
-	if any, err := d.eventsOf(r.Context(), event.Filter{Sandbox: id, Limit: 1}); err == nil && len(any) > 0 {
+	if kept, err := d.eventsOf(r.Context(), event.Filter{Sandbox: id, Limit: 1}); err == nil && len(kept) > 0 {
 		return nil
 	}
 	return lost

@@ -65,7 +65,7 @@ func (m *Manager) SetTimeout(ctx context.Context, ref string, d time.Duration, e
 			}
 			giveTime(r, d, extendOnly)
 			return nil
-		}, event.TypeUpdated)
+		}, store.Telling(event.TypeUpdated))
 		if err != nil {
 			return rec, err
 		}
@@ -120,7 +120,7 @@ func (m *Manager) freeze(ctx context.Context, b *box) (store.Record, error) {
 			r.Paused = time.Now().UTC()
 			r.State, err = lifecycle.Next(r.State, lifecycle.EventFrozen)
 			return err
-		}, event.TypePaused)
+		}, store.Telling(event.TypePaused))
 	}
 	if err != nil { // back to what the record says
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
@@ -156,7 +156,7 @@ func (m *Manager) Resume(ctx context.Context, ref string, d time.Duration) (rec 
 		if rec.State != firebreak.StateRunning || d == 0 {
 			return rec, nil
 		}
-		rec, err = m.change(ctx, b, func(r *store.Record) error { giveTime(r, d, true); return nil }, event.TypeUpdated)
+		rec, err = m.change(ctx, b, func(r *store.Record) error { giveTime(r, d, true); return nil }, store.Telling(event.TypeUpdated))
 		if err != nil {
 			return rec, err
 		}
@@ -188,7 +188,7 @@ func (m *Manager) thaw(ctx context.Context, b *box, d time.Duration) (store.Reco
 		}
 		r.State, err = lifecycle.Next(r.State, lifecycle.EventThawed)
 		return err
-	}, event.TypeResumed)
+	}, store.Telling(event.TypeResumed))
 	if err != nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
 		defer cancel()
@@ -198,8 +198,8 @@ func (m *Manager) thaw(ctx context.Context, b *box, d time.Duration) (store.Reco
 }
 
 // change writes what change makes of a sandbox's record, and notes and tells it.
-func (m *Manager) change(ctx context.Context, b *box, change func(*store.Record) error, tell event.Type) (store.Record, error) {
-	rec, err := m.cfg.Store.Update(ctx, b.record().ID, change, store.Telling(tell))
+func (m *Manager) change(ctx context.Context, b *box, change func(*store.Record) error, tell ...store.Teller) (store.Record, error) {
+	rec, err := m.cfg.Store.Update(ctx, b.record().ID, change, tell...)
 	if err == nil {
 		b.note(rec)
 	}

@@ -369,7 +369,11 @@ func TestDamageInTheMiddleIsReported(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := len(b) / 2; i < len(b); i++ { // behind the schema
+	var page int // where the records begin
+	if err := s.db.QueryRow("SELECT rootpage FROM sqlite_schema WHERE name = 'sandboxes'").Scan(&page); err != nil {
+		t.Fatal(err)
+	}
+	for i := (page - 1) * 4096; i < page*4096; i++ {
 		b[i] = 0x5a
 	}
 	bad := t.TempDir()

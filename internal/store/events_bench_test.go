@@ -1,62 +1,50 @@
 package store
 
 import (
-	"syscall"
 	"testing"
 
 	"github.com/firebreak-dev/firebreak"
-	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/event"
 )
 
-// BenchmarkUpdate measures the change of a record that ends a create, without and with its event in the same transaction,
-// and the event in one of its own.
+// BenchmarkUpdate measures the change of a record that ends a create: alone, and with the event that tells it in the same
+// transaction; and an event in a transaction of its own.
 func BenchmarkUpdate(b *testing.B) {
-	l := func(b *testing.B) (*Store, *event.Log) {
-		s := open(b, b.TempDir())
-		if err := s.Insert(b.Context(), record("abc")); err != nil {
-			b.Fatal(err)
-		}
-		return s, event.New(s)
+	s := open(b, b.TempDir())
+	if err := s.Insert(b.Context(), record("abc")); err != nil {
+		b.Fatal(err)
 	}
-	cpu := func(b *testing.B) func() {
-		var a, z syscall.Rusage
-		syscall.Getrusage(0, &a)
-		return func() {
-			syscall.Getrusage(0, &z)
-			b.ReportMetric(float64(z.Utime.Nano()+z.Stime.Nano()-a.Utime.Nano()-a.Stime.Nano())/float64(b.N)/1000, "cpu-µs/op")
+	update := func(tell ...Teller) func(b *testing.B) {
+		return func(b *testing.B) {
+			for b.Loop() {
+				if _, err := s.Update(b.Context(), "abc", func(r *Record) error { r.State = firebreak.StateRunning; return nil }, tell...); err != nil {
+					b.Fatal(err)
+				}
+			}
 		}
 	}
-	run := func(r *Record) error { r.State = firebreak.StateRunning; return nil }
-	b.Run("silent", func(b *testing.B) {
-		s, _ := l(b)
-		defer cpu(b)()
+	b.Run("silent", update())
+	b.Run("telling", update(Telling(event.TypeCreated)))
+	b.Run("event", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := s.Update(b.Context(), "abc", run); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	b.Run("telling", func(b *testing.B) {
-		s, _ := l(b)
-		defer cpu(b)()
-		for b.Loop() {
-			if _, err := s.Update(b.Context(), "abc", run, Telling(event.TypeCreated)); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	b.Run("publish", func(b *testing.B) {
-		s, log := l(b)
-		e := record("abc").event(event.TypeCreated)
-		_ = s
-		defer cpu(b)()
-		for b.Loop() {
-			if err := log.Publish(b.Context(), e); err != nil {
-				b.Fatal(err)
-			}
+			keep(b, s, happened("acme", "abc", event.TypeUpdated))
 		}
 	})
 }
 
-var _ driver.ID
+// BenchmarkListEvents measures the worst that a tenant can ask for: the last page of all that is kept of it.
+func BenchmarkListEvents(b *testing.B) {
+	s := open(b, b.TempDir())
+	batch := make([]event.Event, 1000)
+	for range event.KeepTenant / len(batch) {
+		for i := range batch {
+			batch[i] = happened("loud", "l1", event.TypeUpdated)
+		}
+		keep(b, s, batch...)
+	}
+	for b.Loop() {
+		if got := list(b, s, event.Filter{Tenant: "loud", Offset: event.MaxOffset - 100, Limit: 100}); len(got) != 100 {
+			b.Fatal(len(got))
+		}
+	}
+}

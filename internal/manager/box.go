@@ -269,6 +269,9 @@ func (m *Manager) end(ctx context.Context, rec store.Record, cause lifecycle.Eve
 		if err := m.destroy(ctx, last); err != nil {
 			return last, err
 		}
+		if last.Pool == "" {
+			m.cfg.Metrics.Ended(last.Driver, string(last.Exit.Reason), last.Usage.CPU)
+		}
 	}
 	m.drop(rec.ID)
 	if cause == lifecycle.EventDeleted {

@@ -20,6 +20,7 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/guest"
 	"github.com/firebreak-dev/firebreak/internal/image"
 	"github.com/firebreak-dev/firebreak/internal/lifecycle"
+	"github.com/firebreak-dev/firebreak/internal/metrics"
 	"github.com/firebreak-dev/firebreak/internal/policy"
 	"github.com/firebreak-dev/firebreak/internal/store"
 )
@@ -42,39 +43,50 @@ type plan struct {
 }
 
 // Create makes a sandbox whose agent answers, or leaves nothing behind.
-func (m *Manager) Create(ctx context.Context, req Request) (store.Record, Timings, error) {
+func (m *Manager) Create(ctx context.Context, req Request) (_ store.Record, t Timings, err error) {
 	ctx, done, err := m.begin(ctx)
 	if err != nil {
-		return store.Record{}, Timings{}, err
+		return store.Record{}, t, err
 	}
 	defer done()
 	ctx, cancel := context.WithTimeoutCause(ctx, createTimeout, fmt.Errorf("not done after %s", createTimeout))
 	defer cancel()
-	var t Timings
 	by, err := auth.CallerOf(ctx)
+	if err == nil {
+		err = req.mayAsk(by)
+	}
 	if err != nil {
 		return store.Record{}, t, err
 	}
-	if err := req.mayAsk(by); err != nil {
-		return store.Record{}, t, err
-	}
+	ctx, span := m.cfg.Tracer.Start(ctx, "create sandbox", "template", req.Template)
+	start, p := time.Now(), plan{}
+	defer func() {
+		span.Set("driver", p.record.Driver, "pool", t.Pool)
+		span.End(err)
+		m.cfg.Metrics.Created(p.record.Driver, t.Pool != "", time.Since(start), metrics.Phases{Image: t.Image, Create: t.Create, Agent: t.Agent}, err)
+	}()
 	req.Workload = req.Workload.AtLeast(by.Tenant.Workload)
-	p, err := m.plan(ctx, req, &t)
-	if err != nil {
+	if p, err = m.plan(ctx, req, &t); err != nil {
 		return store.Record{}, t, err
 	}
+	rec, err := m.obtain(ctx, by, p, &t)
+	return rec, t, err
+}
+
+// obtain claims a sandbox that was made ahead, or else makes one.
+func (m *Manager) obtain(ctx context.Context, by auth.Caller, p plan, t *Timings) (rec store.Record, err error) {
 	if p.release, err = m.admit(by, &p.record); err != nil {
-		return store.Record{}, t, err
+		return store.Record{}, err
 	}
-	rec, claimed, err := m.claim(ctx, p, &t)
+	rec, claimed, err := m.claim(ctx, p, t)
 	if err == nil && !claimed {
-		rec, err = m.make(ctx, p, &t)
+		rec, err = m.make(ctx, p, t)
 	}
 	if err != nil {
 		p.release()
-		return store.Record{}, t, createError(ctx, err)
+		return store.Record{}, createError(ctx, err)
 	}
-	return rec, t, nil
+	return rec, nil
 }
 
 // admit makes the sandbox the caller's, within the limits of a tenant. What the operator makes is nobody's.
@@ -146,12 +158,15 @@ func (m *Manager) plan(ctx context.Context, req Request, t *Timings) (plan, erro
 }
 
 // choose decides which driver makes the sandbox. A refusal is an error.
-func (m *Manager) choose(ctx context.Context, q Question) (policy.Decision, driver.Info, error) {
+func (m *Manager) choose(ctx context.Context, q Question) (_ policy.Decision, _ driver.Info, err error) {
+	ctx, span := m.cfg.Tracer.Start(ctx, "decide")
+	defer func() { span.End(err) }()
 	d, infos, err := m.decide(ctx, q)
 	if err != nil {
 		return d, driver.Info{}, err
 	}
 	if err := d.Err(); err != nil {
+		m.cfg.Metrics.Refused(d.Refusal.Rules)
 		m.logRefusal(q, d)
 		m.tellRefusal(ctx, q, d)
 		return d, driver.Info{}, err
@@ -160,14 +175,17 @@ func (m *Manager) choose(ctx context.Context, q Question) (policy.Decision, driv
 	return d, info, err
 }
 
-func (m *Manager) root(ctx context.Context, p *plan, info driver.Info, t *Timings) (driver.Root, error) {
+func (m *Manager) root(ctx context.Context, p *plan, info driver.Info, t *Timings) (_ driver.Root, err error) {
+	ctx, span := m.cfg.Tracer.Start(ctx, "find image")
 	start := time.Now()
-	defer func() { t.Image = time.Since(start) }()
+	defer func() {
+		t.Image = time.Since(start)
+		span.End(err)
+	}()
 	name := p.request.Template
 	if name == "" {
 		name = "host"
 	}
-	var err error
 	if p.template, err = m.cfg.Images.Get(name); err != nil {
 		return driver.Root{}, err
 	}
@@ -222,24 +240,20 @@ func (m *Manager) make(ctx context.Context, p plan, t *Timings) (_ store.Record,
 	}
 	undo.add(func(context.Context) error { return removeDir(rec.Spec.Dir) })
 	m.step("directory")
-	start := time.Now()
-	sb, err := p.driver.Create(ctx, rec.Spec)
+	sb, err := m.isolate(ctx, p.driver, rec, t)
 	if err != nil {
 		return rec, m.diagnose(ctx, rec.Driver, err)
 	}
-	t.Create = time.Since(start)
 	undo.add(func(ctx context.Context) error { return p.driver.Destroy(ctx, rec.Spec) })
 	m.step("created")
 	if p.request.Timeout > 0 {
 		rec.Deadline = time.Now().Add(p.request.Timeout).UTC()
 	}
-	start = time.Now()
 	g := guest.New(sb.Dial, rec.Token)
 	undo.add(func(context.Context) error { g.Close(); return nil })
-	if err := m.tell(ctx, g, rec); err != nil {
+	if err := m.greet(ctx, g, rec, t); err != nil {
 		return rec, err
 	}
-	t.Agent = time.Since(start)
 	m.step("answered")
 	running, err := m.cfg.Store.Update(ctx, rec.ID, func(r *store.Record) (err error) { // rec is for undo
 		r.Deadline = rec.Deadline
@@ -253,6 +267,27 @@ func (m *Manager) make(ctx context.Context, p plan, t *Timings) (_ store.Record,
 	m.step("running")
 	m.keep(running, sb, g, p.release)
 	return running, nil
+}
+
+func (m *Manager) isolate(ctx context.Context, d driver.Driver, rec store.Record, t *Timings) (_ driver.Sandbox, err error) {
+	ctx, span := m.cfg.Tracer.Start(ctx, "isolate", "driver", rec.Driver)
+	start := time.Now()
+	defer func() {
+		t.Create = time.Since(start)
+		span.End(err)
+	}()
+	return d.Create(ctx, rec.Spec)
+}
+
+// greet waits for a fresh agent to answer and configures it.
+func (m *Manager) greet(ctx context.Context, g *guest.Guest, rec store.Record, t *Timings) (err error) {
+	ctx, span := m.cfg.Tracer.Start(ctx, "configure agent")
+	start := time.Now()
+	defer func() {
+		t.Agent = time.Since(start)
+		span.End(err)
+	}()
+	return m.tell(ctx, g, rec)
 }
 
 // undoList holds what undoes the steps taken so far.

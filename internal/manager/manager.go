@@ -20,7 +20,9 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/event"
 	"github.com/firebreak-dev/firebreak/internal/image"
 	"github.com/firebreak-dev/firebreak/internal/lifecycle"
+	"github.com/firebreak-dev/firebreak/internal/metrics"
 	"github.com/firebreak-dev/firebreak/internal/store"
+	"github.com/firebreak-dev/firebreak/internal/trace"
 )
 
 // Images is what the manager needs of the templates.
@@ -39,15 +41,17 @@ type Drivers interface {
 	Maker(ctx context.Context, name string) (driver.Driver, error)
 }
 
-// Config is what a manager is made of. All fields are needed but Policy, Events and Adopt.
+// Config is what a manager is made of. What may be nil or zero says so.
 type Config struct {
 	StateDir string
 	Store    *store.Store
 	Images   Images
 	Drivers  Drivers
-	Policy   string     // file of the policy; empty: the built-in one
-	Events   *event.Log // keeps refusals; nil: nobody does
-	Adopt    bool       // take over the detached sandboxes that no living process has; for a process that stays
+	Policy   string           // file of the policy; empty: the built-in one
+	Metrics  *metrics.Metrics // nil: nobody counts
+	Tracer   *trace.Tracer    // nil: nobody wants to know where the time of a create goes
+	Events   *event.Log       // keeps refusals; nil: nobody does
+	Adopt    bool             // take over the detached sandboxes that no living process has; for a process that stays
 	Log      *slog.Logger
 }
 

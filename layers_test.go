@@ -147,8 +147,7 @@ func TestArchitectureDrawsTheLayers(t *testing.T) {
 	}
 	for line := range strings.Lines(strings.TrimSpace(layers)) {
 		if strings.HasPrefix(line, "1 ") {
-			line = "1  internal/driver  internal/policy  internal/lifecycle  internal/pool  internal/idle  internal/signature  internal/api"
-			line = "1  internal/driver  internal/policy  internal/lifecycle  internal/pool  internal/idle  internal/answer  internal/api"
+			line = strings.Join(slices.DeleteFunc(strings.Fields(line), func(name string) bool { return strings.HasPrefix(name, "internal/api/") }), "  ")
 		}
 		if !strings.Contains(string(text), strings.TrimSpace(line)) {
 			t.Errorf("ARCHITECTURE.md lacks the line %q", strings.TrimSpace(line))

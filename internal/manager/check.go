@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -192,11 +193,21 @@ func inside(path, dir string) bool {
 	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
 }
 
-// limits completes what was asked for with the defaults that the driver can enforce, and refuses what it cannot.
-func limits(asked firebreak.Limits, info driver.Info) (firebreak.Limits, error) {
+// limits completes what was asked for with the template's and with defaults where the driver can enforce them, and
+// refuses what it cannot.
+func limits(asked, template firebreak.Limits, info driver.Info) (firebreak.Limits, error) {
 	missing := driver.Missing(info.Caps, driver.Spec{Limits: asked}.Needs())
 	if missing != 0 {
 		return asked, cannotLimit(info, missing)
+	}
+	if info.Caps.Has(driver.CapLimitCPU) {
+		asked.CPUs = cmp.Or(asked.CPUs, template.CPUs)
+	}
+	if info.Caps.Has(driver.CapLimitMemory) {
+		asked.Memory = cmp.Or(asked.Memory, template.Memory)
+	}
+	if info.Caps.Has(driver.CapLimitDisk) {
+		asked.Disk = cmp.Or(asked.Disk, template.Disk)
 	}
 	if asked.CPUs == 0 && info.Caps.Has(driver.CapLimitCPU) {
 		asked.CPUs = float64(min(2, runtime.NumCPU()))

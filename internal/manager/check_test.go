@@ -84,11 +84,11 @@ func TestMountsAreResolvedAndSorted(t *testing.T) {
 
 func TestDefaultLimitsAreThoseThatCanBeEnforced(t *testing.T) {
 	all := driver.Info{Caps: driver.CapLimitCPU | driver.CapLimitMemory | driver.CapLimitDisk | driver.CapLimitPIDs}
-	got, err := limits(firebreak.Limits{Memory: 64 << 20}, all)
-	if err != nil || got.Memory != 64<<20 || got.Disk != 2<<30 || got.PIDs != 512 || got.CPUs < 1 || got.CPUs > 2 {
+	got, err := limits(firebreak.Limits{Memory: 64 << 20}, firebreak.Limits{Memory: 32 << 20, Disk: 5 << 20}, all)
+	if err != nil || got.Memory != 64<<20 || got.Disk != 5<<20 || got.PIDs != 512 || got.CPUs < 1 || got.CPUs > 2 {
 		t.Errorf("%+v, %v", got, err)
 	}
-	got, err = limits(firebreak.Limits{}, driver.Info{Caps: driver.CapLimitDisk})
+	got, err = limits(firebreak.Limits{}, firebreak.Limits{Memory: 32 << 20}, driver.Info{Caps: driver.CapLimitDisk})
 	if err != nil || got != (firebreak.Limits{Disk: 2 << 30}) {
 		t.Errorf("%+v, %v, want only what can be enforced", got, err)
 	}

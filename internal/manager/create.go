@@ -134,20 +134,8 @@ func (m *Manager) plan(ctx context.Context, req Request, t *Timings) (plan, erro
 	if p.driver, err = m.cfg.Drivers.Maker(ctx, d.Driver); err != nil {
 		return p, m.driverError(d.Driver, err)
 	}
-	spec := driver.Spec{Network: driver.NetworkNone}
-	if spec.Limits, err = limits(req.Limits, info); err != nil {
-		return p, err
-	}
-	mounts, warnings, err := checkMounts(req.Mounts, m.cfg.StateDir)
+	spec, warnings, err := m.spec(ctx, &p, info, t)
 	if err != nil {
-		return p, err
-	}
-	spec.Mounts = mounts
-	if missing := driver.Missing(info.Caps, spec.Needs()); missing != 0 {
-		return p, &firebreak.Error{Kind: firebreak.KindUnsupported, Op: "create sandbox",
-			Err: fmt.Errorf("%s has no %s on this host", d.Driver, strings.Join(missing.Names(), ", "))}
-	}
-	if spec.Root, err = m.root(ctx, &p, info, t); err != nil {
 		return p, err
 	}
 	p.record = m.record(p.request, info, p.template, spec)
@@ -155,6 +143,28 @@ func (m *Manager) plan(ctx context.Context, req Request, t *Timings) (plan, erro
 	p.record.Decision = &d
 	m.logDecision(p.record.ID, d)
 	return p, nil
+}
+
+// spec says what the driver is to make, but for the ID, and returns warnings too.
+func (m *Manager) spec(ctx context.Context, p *plan, info driver.Info, t *Timings) (driver.Spec, []string, error) {
+	spec := driver.Spec{Network: driver.NetworkNone}
+	var err error
+	if spec.Root, err = m.root(ctx, p, info, t); err != nil {
+		return spec, nil, err
+	}
+	if spec.Limits, err = limits(p.request.Limits, p.template.Limits, info); err != nil {
+		return spec, nil, err
+	}
+	mounts, warnings, err := checkMounts(p.request.Mounts, m.cfg.StateDir)
+	if err != nil {
+		return spec, nil, err
+	}
+	spec.Mounts = mounts
+	if missing := driver.Missing(info.Caps, spec.Needs()); missing != 0 {
+		return spec, nil, &firebreak.Error{Kind: firebreak.KindUnsupported, Op: "create sandbox",
+			Err: fmt.Errorf("%s has no %s on this host", info.Name, strings.Join(missing.Names(), ", "))}
+	}
+	return spec, warnings, nil
 }
 
 // choose decides which driver makes the sandbox. A refusal is an error.
@@ -252,6 +262,9 @@ func (m *Manager) make(ctx context.Context, p plan, t *Timings) (_ store.Record,
 	g := guest.New(sb.Dial, rec.Token)
 	undo.add(func(context.Context) error { g.Close(); return nil })
 	if err := m.greet(ctx, g, rec, t); err != nil {
+		return rec, err
+	}
+	if err := m.startTemplate(ctx, g, p.template); err != nil {
 		return rec, err
 	}
 	m.step("answered")

@@ -54,7 +54,10 @@ func TestTemplates(t *testing.T) {
 		"template":  func() error { _, err := s.Template(ctx, "tpl1"); return err }(),
 		"name":      func() error { _, err := s.TemplateNamed(ctx, "acme", "app"); return err }(),
 		"its build": func() error { _, err := s.Build(ctx, "b1"); return err }(),
-		"change":    func() error { _, err := s.UpdateTemplate(ctx, "tpl1", func(*Template) error { return nil }); return err }(),
+		"change": func() error {
+			_, err := s.UpdateTemplate(ctx, "tpl1", func(*Template) error { return nil })
+			return err
+		}(),
 	} {
 		if !errors.Is(err, fs.ErrNotExist) || firebreak.KindOf(err) != firebreak.KindNotFound {
 			t.Errorf("%s of what was deleted: %v", what, err)

@@ -171,7 +171,13 @@ type Sandbox struct {
 	Mounts    []*Mount               `protobuf:"bytes,14,rep,name=mounts,proto3" json:"mounts,omitempty"`
 	Command   string                 `protobuf:"bytes,15,opt,name=command,proto3" json:"command,omitempty"`
 	// Why this driver. Not in lists.
-	Decision      *Decision `protobuf:"bytes,16,opt,name=decision,proto3" json:"decision,omitempty"`
+	Decision      *Decision              `protobuf:"bytes,16,opt,name=decision,proto3" json:"decision,omitempty"`
+	Metadata      map[string]string      `protobuf:"bytes,17,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // what its maker says of it
+	Tenant        string                 `protobuf:"bytes,18,opt,name=tenant,proto3" json:"tenant,omitempty"`                                                                               // whose it is; empty: the operator's
+	PausedAt      *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=paused_at,json=pausedAt,proto3" json:"paused_at,omitempty"`                                                           // if it is paused
+	OnTimeout     string                 `protobuf:"bytes,20,opt,name=on_timeout,json=onTimeout,proto3" json:"on_timeout,omitempty"`                                                        // kill or pause
+	AutoResume    bool                   `protobuf:"varint,21,opt,name=auto_resume,json=autoResume,proto3" json:"auto_resume,omitempty"`                                                    // traffic resumes it when it is paused
+	EndedAt       *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -314,6 +320,48 @@ func (x *Sandbox) GetCommand() string {
 func (x *Sandbox) GetDecision() *Decision {
 	if x != nil {
 		return x.Decision
+	}
+	return nil
+}
+
+func (x *Sandbox) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *Sandbox) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *Sandbox) GetPausedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PausedAt
+	}
+	return nil
+}
+
+func (x *Sandbox) GetOnTimeout() string {
+	if x != nil {
+		return x.OnTimeout
+	}
+	return ""
+}
+
+func (x *Sandbox) GetAutoResume() bool {
+	if x != nil {
+		return x.AutoResume
+	}
+	return false
+}
+
+func (x *Sandbox) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
 	}
 	return nil
 }
@@ -782,7 +830,10 @@ type CreateSandboxRequest struct {
 	Command  string    `protobuf:"bytes,9,opt,name=command,proto3" json:"command,omitempty"`
 	Workload *Workload `protobuf:"bytes,10,opt,name=workload,proto3" json:"workload,omitempty"`
 	// Why driver may be weaker than the policy accepts.
-	AcceptWeaker  string `protobuf:"bytes,11,opt,name=accept_weaker,json=acceptWeaker,proto3" json:"accept_weaker,omitempty"`
+	AcceptWeaker  string            `protobuf:"bytes,11,opt,name=accept_weaker,json=acceptWeaker,proto3" json:"accept_weaker,omitempty"`
+	Metadata      map[string]string `protobuf:"bytes,12,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	OnTimeout     string            `protobuf:"bytes,13,opt,name=on_timeout,json=onTimeout,proto3" json:"on_timeout,omitempty"`     // kill, which is what empty means, or pause
+	AutoResume    bool              `protobuf:"varint,14,opt,name=auto_resume,json=autoResume,proto3" json:"auto_resume,omitempty"` // traffic resumes it when it is paused
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -892,6 +943,27 @@ func (x *CreateSandboxRequest) GetAcceptWeaker() string {
 		return x.AcceptWeaker
 	}
 	return ""
+}
+
+func (x *CreateSandboxRequest) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *CreateSandboxRequest) GetOnTimeout() string {
+	if x != nil {
+		return x.OnTimeout
+	}
+	return ""
+}
+
+func (x *CreateSandboxRequest) GetAutoResume() bool {
+	if x != nil {
+		return x.AutoResume
+	}
+	return false
 }
 
 type CreateSandboxResponse struct {
@@ -1044,6 +1116,10 @@ func (x *GetSandboxResponse) GetUsage() *Usage {
 
 type ListSandboxesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	States        []string               `protobuf:"bytes,1,rep,name=states,proto3" json:"states,omitempty"`                                                                               // empty: in any
+	Metadata      map[string]string      `protobuf:"bytes,2,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // pairs that all must be there
+	PageSize      int32                  `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`                                                          // the most to return; 0: all
+	PageToken     string                 `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`                                                        // next_page_token of the page before, with the same filters
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1078,9 +1154,38 @@ func (*ListSandboxesRequest) Descriptor() ([]byte, []int) {
 	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{12}
 }
 
+func (x *ListSandboxesRequest) GetStates() []string {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *ListSandboxesRequest) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *ListSandboxesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListSandboxesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
 type ListSandboxesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sandboxes     []*Sandbox             `protobuf:"bytes,1,rep,name=sandboxes,proto3" json:"sandboxes,omitempty"`
+	Sandboxes     []*Sandbox             `protobuf:"bytes,1,rep,name=sandboxes,proto3" json:"sandboxes,omitempty"`                                // the oldest first
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"` // empty: there are no more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1120,6 +1225,13 @@ func (x *ListSandboxesResponse) GetSandboxes() []*Sandbox {
 		return x.Sandboxes
 	}
 	return nil
+}
+
+func (x *ListSandboxesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 type WaitSandboxRequest struct {
@@ -1307,6 +1419,1687 @@ func (x *DeleteSandboxResponse) GetUsage() *Usage {
 	return nil
 }
 
+type PauseSandboxRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseSandboxRequest) Reset() {
+	*x = PauseSandboxRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseSandboxRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseSandboxRequest) ProtoMessage() {}
+
+func (x *PauseSandboxRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseSandboxRequest.ProtoReflect.Descriptor instead.
+func (*PauseSandboxRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PauseSandboxRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type PauseSandboxResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sandbox       *Sandbox               `protobuf:"bytes,1,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseSandboxResponse) Reset() {
+	*x = PauseSandboxResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseSandboxResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseSandboxResponse) ProtoMessage() {}
+
+func (x *PauseSandboxResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseSandboxResponse.ProtoReflect.Descriptor instead.
+func (*PauseSandboxResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PauseSandboxResponse) GetSandbox() *Sandbox {
+	if x != nil {
+		return x.Sandbox
+	}
+	return nil
+}
+
+type ResumeSandboxRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Timeout       *durationpb.Duration   `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"` // from now, at least; unset: the end of its time stays as it is
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeSandboxRequest) Reset() {
+	*x = ResumeSandboxRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeSandboxRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeSandboxRequest) ProtoMessage() {}
+
+func (x *ResumeSandboxRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeSandboxRequest.ProtoReflect.Descriptor instead.
+func (*ResumeSandboxRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ResumeSandboxRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ResumeSandboxRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+type ResumeSandboxResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sandbox       *Sandbox               `protobuf:"bytes,1,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
+	Resumed       bool                   `protobuf:"varint,2,opt,name=resumed,proto3" json:"resumed,omitempty"` // it was paused
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeSandboxResponse) Reset() {
+	*x = ResumeSandboxResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeSandboxResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeSandboxResponse) ProtoMessage() {}
+
+func (x *ResumeSandboxResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeSandboxResponse.ProtoReflect.Descriptor instead.
+func (*ResumeSandboxResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ResumeSandboxResponse) GetSandbox() *Sandbox {
+	if x != nil {
+		return x.Sandbox
+	}
+	return nil
+}
+
+func (x *ResumeSandboxResponse) GetResumed() bool {
+	if x != nil {
+		return x.Resumed
+	}
+	return false
+}
+
+type SetSandboxTimeoutRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Timeout       *durationpb.Duration   `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`                          // from now
+	ExtendOnly    bool                   `protobuf:"varint,3,opt,name=extend_only,json=extendOnly,proto3" json:"extend_only,omitempty"` // never shortens what it has
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetSandboxTimeoutRequest) Reset() {
+	*x = SetSandboxTimeoutRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetSandboxTimeoutRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetSandboxTimeoutRequest) ProtoMessage() {}
+
+func (x *SetSandboxTimeoutRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetSandboxTimeoutRequest.ProtoReflect.Descriptor instead.
+func (*SetSandboxTimeoutRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SetSandboxTimeoutRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SetSandboxTimeoutRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *SetSandboxTimeoutRequest) GetExtendOnly() bool {
+	if x != nil {
+		return x.ExtendOnly
+	}
+	return false
+}
+
+type SetSandboxTimeoutResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sandbox       *Sandbox               `protobuf:"bytes,1,opt,name=sandbox,proto3" json:"sandbox,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetSandboxTimeoutResponse) Reset() {
+	*x = SetSandboxTimeoutResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetSandboxTimeoutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetSandboxTimeoutResponse) ProtoMessage() {}
+
+func (x *SetSandboxTimeoutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetSandboxTimeoutResponse.ProtoReflect.Descriptor instead.
+func (*SetSandboxTimeoutResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SetSandboxTimeoutResponse) GetSandbox() *Sandbox {
+	if x != nil {
+		return x.Sandbox
+	}
+	return nil
+}
+
+type WatchSandboxesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`       // of one sandbox, as in GetSandboxRequest; empty: of all
+	Types         []string               `protobuf:"bytes,2,rep,name=types,proto3" json:"types,omitempty"` // of events; empty: all
+	After         string                 `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"` // id of an event: those that came after it are told first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSandboxesRequest) Reset() {
+	*x = WatchSandboxesRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSandboxesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSandboxesRequest) ProtoMessage() {}
+
+func (x *WatchSandboxesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSandboxesRequest.ProtoReflect.Descriptor instead.
+func (*WatchSandboxesRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *WatchSandboxesRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *WatchSandboxesRequest) GetTypes() []string {
+	if x != nil {
+		return x.Types
+	}
+	return nil
+}
+
+func (x *WatchSandboxesRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+type WatchSandboxesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Event         *Event                 `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"` // unset in the first message
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSandboxesResponse) Reset() {
+	*x = WatchSandboxesResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSandboxesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSandboxesResponse) ProtoMessage() {}
+
+func (x *WatchSandboxesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSandboxesResponse.ProtoReflect.Descriptor instead.
+func (*WatchSandboxesResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *WatchSandboxesResponse) GetEvent() *Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+// Event is something that happened to a sandbox.
+type Event struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Type      string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"` // created, updated, paused, resumed, checkpointed, killed, refused, recovered
+	At        *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	SandboxId string                 `protobuf:"bytes,4,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"` // empty: refused, there is none
+	Tenant    string                 `protobuf:"bytes,5,opt,name=tenant,proto3" json:"tenant,omitempty"`                        // empty: the operator's
+	Template  string                 `protobuf:"bytes,6,opt,name=template,proto3" json:"template,omitempty"`
+	Driver    string                 `protobuf:"bytes,7,opt,name=driver,proto3" json:"driver,omitempty"`
+	// What there is to say more, by type.
+	Metadata      map[string]string      `protobuf:"bytes,8,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Deadline      *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	Reason        string                 `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	Detail        string                 `protobuf:"bytes,11,opt,name=detail,proto3" json:"detail,omitempty"`
+	Rules         []string               `protobuf:"bytes,12,rep,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Event) Reset() {
+	*x = Event{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Event) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Event) ProtoMessage() {}
+
+func (x *Event) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Event.ProtoReflect.Descriptor instead.
+func (*Event) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Event) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Event) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Event) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Event) GetSandboxId() string {
+	if x != nil {
+		return x.SandboxId
+	}
+	return ""
+}
+
+func (x *Event) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *Event) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
+func (x *Event) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *Event) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *Event) GetDeadline() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+func (x *Event) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Event) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Event) GetRules() []string {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+type Pool struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`         // empty: the template's, with the driver's if there is one
+	Template      string                 `protobuf:"bytes,2,opt,name=template,proto3" json:"template,omitempty"` // empty: host
+	Driver        string                 `protobuf:"bytes,3,opt,name=driver,proto3" json:"driver,omitempty"`     // empty: the policy chooses by workload
+	Workload      *Workload              `protobuf:"bytes,4,opt,name=workload,proto3" json:"workload,omitempty"` // of those who will be handed them
+	Limits        *Limits                `protobuf:"bytes,5,opt,name=limits,proto3" json:"limits,omitempty"`     // of each sandbox
+	Warm          []string               `protobuf:"bytes,6,rep,name=warm,proto3" json:"warm,omitempty"`         // languages whose code context is started too
+	Min           int32                  `protobuf:"varint,7,opt,name=min,proto3" json:"min,omitempty"`          // how many are kept ready, depending on demand
+	Max           int32                  `protobuf:"varint,8,opt,name=max,proto3" json:"max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pool) Reset() {
+	*x = Pool{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pool) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pool) ProtoMessage() {}
+
+func (x *Pool) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pool.ProtoReflect.Descriptor instead.
+func (*Pool) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Pool) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Pool) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
+func (x *Pool) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *Pool) GetWorkload() *Workload {
+	if x != nil {
+		return x.Workload
+	}
+	return nil
+}
+
+func (x *Pool) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *Pool) GetWarm() []string {
+	if x != nil {
+		return x.Warm
+	}
+	return nil
+}
+
+func (x *Pool) GetMin() int32 {
+	if x != nil {
+		return x.Min
+	}
+	return 0
+}
+
+func (x *Pool) GetMax() int32 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
+type PoolStatus struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Pool   *Pool                  `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Ready  int32                  `protobuf:"varint,2,opt,name=ready,proto3" json:"ready,omitempty"`
+	Making int32                  `protobuf:"varint,3,opt,name=making,proto3" json:"making,omitempty"`
+	Target int32                  `protobuf:"varint,4,opt,name=target,proto3" json:"target,omitempty"` // as many are to be ready by demand
+	// Since the server started, or the pool was set.
+	Claims        uint64 `protobuf:"varint,5,opt,name=claims,proto3" json:"claims,omitempty"`
+	Misses        uint64 `protobuf:"varint,6,opt,name=misses,proto3" json:"misses,omitempty"` // asked for when none was ready: made at once instead
+	Made          uint64 `protobuf:"varint,7,opt,name=made,proto3" json:"made,omitempty"`
+	Discarded     uint64 `protobuf:"varint,8,opt,name=discarded,proto3" json:"discarded,omitempty"`
+	Failures      uint64 `protobuf:"varint,9,opt,name=failures,proto3" json:"failures,omitempty"`    // to make one
+	Unhealthy     uint64 `protobuf:"varint,10,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"` // failed their check
+	Failing       string `protobuf:"bytes,11,opt,name=failing,proto3" json:"failing,omitempty"`      // why the last one could not be made
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PoolStatus) Reset() {
+	*x = PoolStatus{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PoolStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PoolStatus) ProtoMessage() {}
+
+func (x *PoolStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
+func (*PoolStatus) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *PoolStatus) GetPool() *Pool {
+	if x != nil {
+		return x.Pool
+	}
+	return nil
+}
+
+func (x *PoolStatus) GetReady() int32 {
+	if x != nil {
+		return x.Ready
+	}
+	return 0
+}
+
+func (x *PoolStatus) GetMaking() int32 {
+	if x != nil {
+		return x.Making
+	}
+	return 0
+}
+
+func (x *PoolStatus) GetTarget() int32 {
+	if x != nil {
+		return x.Target
+	}
+	return 0
+}
+
+func (x *PoolStatus) GetClaims() uint64 {
+	if x != nil {
+		return x.Claims
+	}
+	return 0
+}
+
+func (x *PoolStatus) GetMisses() uint64 {
+	if x != nil {
+		return x.Misses
+	}
+	return 0
+}
+
+func (x *PoolStatus) GetMade() uint64 {
+	if x != nil {
+		return x.Made
+	}
+	return 0
+}
+
+func (x *PoolStatus) GetDiscarded() uint64 {
+	if x != nil {
+		return x.Discarded
+	}
+	return 0
+}
+
+func (x *PoolStatus) GetFailures() uint64 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *PoolStatus) GetUnhealthy() uint64 {
+	if x != nil {
+		return x.Unhealthy
+	}
+	return 0
+}
+
+func (x *PoolStatus) GetFailing() string {
+	if x != nil {
+		return x.Failing
+	}
+	return ""
+}
+
+type ListPoolsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoolsRequest) Reset() {
+	*x = ListPoolsRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoolsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoolsRequest) ProtoMessage() {}
+
+func (x *ListPoolsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoolsRequest.ProtoReflect.Descriptor instead.
+func (*ListPoolsRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{29}
+}
+
+type ListPoolsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pools         []*PoolStatus          `protobuf:"bytes,1,rep,name=pools,proto3" json:"pools,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoolsResponse) Reset() {
+	*x = ListPoolsResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoolsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoolsResponse) ProtoMessage() {}
+
+func (x *ListPoolsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoolsResponse.ProtoReflect.Descriptor instead.
+func (*ListPoolsResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListPoolsResponse) GetPools() []*PoolStatus {
+	if x != nil {
+		return x.Pools
+	}
+	return nil
+}
+
+type SetPoolRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pool          *Pool                  `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPoolRequest) Reset() {
+	*x = SetPoolRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPoolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPoolRequest) ProtoMessage() {}
+
+func (x *SetPoolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPoolRequest.ProtoReflect.Descriptor instead.
+func (*SetPoolRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SetPoolRequest) GetPool() *Pool {
+	if x != nil {
+		return x.Pool
+	}
+	return nil
+}
+
+type SetPoolResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pool          *PoolStatus            `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPoolResponse) Reset() {
+	*x = SetPoolResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPoolResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPoolResponse) ProtoMessage() {}
+
+func (x *SetPoolResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPoolResponse.ProtoReflect.Descriptor instead.
+func (*SetPoolResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *SetPoolResponse) GetPool() *PoolStatus {
+	if x != nil {
+		return x.Pool
+	}
+	return nil
+}
+
+type DeletePoolRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeletePoolRequest) Reset() {
+	*x = DeletePoolRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeletePoolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeletePoolRequest) ProtoMessage() {}
+
+func (x *DeletePoolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeletePoolRequest.ProtoReflect.Descriptor instead.
+func (*DeletePoolRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *DeletePoolRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DeletePoolResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeletePoolResponse) Reset() {
+	*x = DeletePoolResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeletePoolResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeletePoolResponse) ProtoMessage() {}
+
+func (x *DeletePoolResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeletePoolResponse.ProtoReflect.Descriptor instead.
+func (*DeletePoolResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{34}
+}
+
+type DrainPoolRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainPoolRequest) Reset() {
+	*x = DrainPoolRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainPoolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainPoolRequest) ProtoMessage() {}
+
+func (x *DrainPoolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainPoolRequest.ProtoReflect.Descriptor instead.
+func (*DrainPoolRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *DrainPoolRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DrainPoolResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pool          *PoolStatus            `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainPoolResponse) Reset() {
+	*x = DrainPoolResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainPoolResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainPoolResponse) ProtoMessage() {}
+
+func (x *DrainPoolResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainPoolResponse.ProtoReflect.Descriptor instead.
+func (*DrainPoolResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *DrainPoolResponse) GetPool() *PoolStatus {
+	if x != nil {
+		return x.Pool
+	}
+	return nil
+}
+
+// Key is what may be shown of an API key.
+type Key struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // its first digits
+	Tenant        string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"` // for people
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	UsedAt        *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=used_at,json=usedAt,proto3" json:"used_at,omitempty"` // last, to a minute; unset: never
+	RevokedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=revoked_at,json=revokedAt,proto3" json:"revoked_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Key) Reset() {
+	*x = Key{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Key) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Key) ProtoMessage() {}
+
+func (x *Key) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Key.ProtoReflect.Descriptor instead.
+func (*Key) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Key) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Key) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *Key) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Key) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *Key) GetUsedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UsedAt
+	}
+	return nil
+}
+
+func (x *Key) GetRevokedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RevokedAt
+	}
+	return nil
+}
+
+type CreateKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"` // empty: default, which is made if need be
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateKeyRequest) Reset() {
+	*x = CreateKeyRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateKeyRequest) ProtoMessage() {}
+
+func (x *CreateKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateKeyRequest.ProtoReflect.Descriptor instead.
+func (*CreateKeyRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *CreateKeyRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *CreateKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type CreateKeyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *Key                   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Secret        string                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"` // the key itself, which cannot be shown again
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateKeyResponse) Reset() {
+	*x = CreateKeyResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateKeyResponse) ProtoMessage() {}
+
+func (x *CreateKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateKeyResponse.ProtoReflect.Descriptor instead.
+func (*CreateKeyResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *CreateKeyResponse) GetKey() *Key {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *CreateKeyResponse) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+type ListKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"` // empty: of all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListKeysRequest) Reset() {
+	*x = ListKeysRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListKeysRequest) ProtoMessage() {}
+
+func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
+func (*ListKeysRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ListKeysRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+type ListKeysResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []*Key                 `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"` // the oldest first, revoked ones too
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListKeysResponse) Reset() {
+	*x = ListKeysResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListKeysResponse) ProtoMessage() {}
+
+func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
+func (*ListKeysResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ListKeysResponse) GetKeys() []*Key {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type RevokeKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeKeyRequest) Reset() {
+	*x = RevokeKeyRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeKeyRequest) ProtoMessage() {}
+
+func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeKeyRequest.ProtoReflect.Descriptor instead.
+func (*RevokeKeyRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *RevokeKeyRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RevokeKeyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeKeyResponse) Reset() {
+	*x = RevokeKeyResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeKeyResponse) ProtoMessage() {}
+
+func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeKeyResponse.ProtoReflect.Descriptor instead.
+func (*RevokeKeyResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{43}
+}
+
+// Tenant is somebody whose sandboxes nobody else sees. Limits of 0 are none.
+type Tenant struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Limits        *Tenant_Limits         `protobuf:"bytes,2,opt,name=limits,proto3" json:"limits,omitempty"`
+	Workload      *Workload              `protobuf:"bytes,3,opt,name=workload,proto3" json:"workload,omitempty"` // what holds for its code where a request does not say
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tenant) Reset() {
+	*x = Tenant{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tenant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tenant) ProtoMessage() {}
+
+func (x *Tenant) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tenant.ProtoReflect.Descriptor instead.
+func (*Tenant) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *Tenant) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Tenant) GetLimits() *Tenant_Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *Tenant) GetWorkload() *Workload {
+	if x != nil {
+		return x.Workload
+	}
+	return nil
+}
+
+type SetTenantRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        *Tenant                `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetTenantRequest) Reset() {
+	*x = SetTenantRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetTenantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetTenantRequest) ProtoMessage() {}
+
+func (x *SetTenantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetTenantRequest.ProtoReflect.Descriptor instead.
+func (*SetTenantRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *SetTenantRequest) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+type SetTenantResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        *Tenant                `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetTenantResponse) Reset() {
+	*x = SetTenantResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetTenantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetTenantResponse) ProtoMessage() {}
+
+func (x *SetTenantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetTenantResponse.ProtoReflect.Descriptor instead.
+func (*SetTenantResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *SetTenantResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+type ListTenantsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTenantsRequest) Reset() {
+	*x = ListTenantsRequest{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTenantsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTenantsRequest) ProtoMessage() {}
+
+func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
+func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{47}
+}
+
+type ListTenantsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenants       []*Tenant              `protobuf:"bytes,1,rep,name=tenants,proto3" json:"tenants,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTenantsResponse) Reset() {
+	*x = ListTenantsResponse{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTenantsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTenantsResponse) ProtoMessage() {}
+
+func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
+func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ListTenantsResponse) GetTenants() []*Tenant {
+	if x != nil {
+		return x.Tenants
+	}
+	return nil
+}
+
 type Template struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1325,7 +3118,7 @@ type Template struct {
 
 func (x *Template) Reset() {
 	*x = Template{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[18]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1337,7 +3130,7 @@ func (x *Template) String() string {
 func (*Template) ProtoMessage() {}
 
 func (x *Template) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[18]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1350,7 +3143,7 @@ func (x *Template) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Template.ProtoReflect.Descriptor instead.
 func (*Template) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{18}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Template) GetName() string {
@@ -1442,7 +3235,7 @@ type MakeTemplateRequest struct {
 
 func (x *MakeTemplateRequest) Reset() {
 	*x = MakeTemplateRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[19]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +3247,7 @@ func (x *MakeTemplateRequest) String() string {
 func (*MakeTemplateRequest) ProtoMessage() {}
 
 func (x *MakeTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[19]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +3260,7 @@ func (x *MakeTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeTemplateRequest.ProtoReflect.Descriptor instead.
 func (*MakeTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{19}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *MakeTemplateRequest) GetName() string {
@@ -1551,7 +3344,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[20]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1563,7 +3356,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[20]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1576,7 +3369,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{20}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Progress) GetStep() string {
@@ -1613,7 +3406,7 @@ type MakeTemplateResponse struct {
 
 func (x *MakeTemplateResponse) Reset() {
 	*x = MakeTemplateResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[21]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +3418,7 @@ func (x *MakeTemplateResponse) String() string {
 func (*MakeTemplateResponse) ProtoMessage() {}
 
 func (x *MakeTemplateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[21]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +3431,7 @@ func (x *MakeTemplateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeTemplateResponse.ProtoReflect.Descriptor instead.
 func (*MakeTemplateResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{21}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *MakeTemplateResponse) GetEvent() isMakeTemplateResponse_Event {
@@ -1691,7 +3484,7 @@ type GetTemplateRequest struct {
 
 func (x *GetTemplateRequest) Reset() {
 	*x = GetTemplateRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[22]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +3496,7 @@ func (x *GetTemplateRequest) String() string {
 func (*GetTemplateRequest) ProtoMessage() {}
 
 func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[22]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +3509,7 @@ func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTemplateRequest.ProtoReflect.Descriptor instead.
 func (*GetTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{22}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetTemplateRequest) GetName() string {
@@ -1735,7 +3528,7 @@ type GetTemplateResponse struct {
 
 func (x *GetTemplateResponse) Reset() {
 	*x = GetTemplateResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[23]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +3540,7 @@ func (x *GetTemplateResponse) String() string {
 func (*GetTemplateResponse) ProtoMessage() {}
 
 func (x *GetTemplateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[23]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +3553,7 @@ func (x *GetTemplateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTemplateResponse.ProtoReflect.Descriptor instead.
 func (*GetTemplateResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{23}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *GetTemplateResponse) GetTemplate() *Template {
@@ -1778,7 +3571,7 @@ type ListTemplatesRequest struct {
 
 func (x *ListTemplatesRequest) Reset() {
 	*x = ListTemplatesRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[24]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +3583,7 @@ func (x *ListTemplatesRequest) String() string {
 func (*ListTemplatesRequest) ProtoMessage() {}
 
 func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[24]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +3596,7 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{24}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{55}
 }
 
 type ListTemplatesResponse struct {
@@ -1815,7 +3608,7 @@ type ListTemplatesResponse struct {
 
 func (x *ListTemplatesResponse) Reset() {
 	*x = ListTemplatesResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[25]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1827,7 +3620,7 @@ func (x *ListTemplatesResponse) String() string {
 func (*ListTemplatesResponse) ProtoMessage() {}
 
 func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[25]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1840,7 +3633,7 @@ func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*ListTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{25}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListTemplatesResponse) GetTemplates() []*Template {
@@ -1859,7 +3652,7 @@ type DeleteTemplateRequest struct {
 
 func (x *DeleteTemplateRequest) Reset() {
 	*x = DeleteTemplateRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[26]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +3664,7 @@ func (x *DeleteTemplateRequest) String() string {
 func (*DeleteTemplateRequest) ProtoMessage() {}
 
 func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[26]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +3677,7 @@ func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTemplateRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{26}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DeleteTemplateRequest) GetName() string {
@@ -1902,7 +3695,7 @@ type DeleteTemplateResponse struct {
 
 func (x *DeleteTemplateResponse) Reset() {
 	*x = DeleteTemplateResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[27]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1914,7 +3707,7 @@ func (x *DeleteTemplateResponse) String() string {
 func (*DeleteTemplateResponse) ProtoMessage() {}
 
 func (x *DeleteTemplateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[27]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1927,7 +3720,7 @@ func (x *DeleteTemplateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTemplateResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTemplateResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{27}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{58}
 }
 
 type CollectGarbageRequest struct {
@@ -1938,7 +3731,7 @@ type CollectGarbageRequest struct {
 
 func (x *CollectGarbageRequest) Reset() {
 	*x = CollectGarbageRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[28]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +3743,7 @@ func (x *CollectGarbageRequest) String() string {
 func (*CollectGarbageRequest) ProtoMessage() {}
 
 func (x *CollectGarbageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[28]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +3756,7 @@ func (x *CollectGarbageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectGarbageRequest.ProtoReflect.Descriptor instead.
 func (*CollectGarbageRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{28}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{59}
 }
 
 type CollectGarbageResponse struct {
@@ -1976,7 +3769,7 @@ type CollectGarbageResponse struct {
 
 func (x *CollectGarbageResponse) Reset() {
 	*x = CollectGarbageResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[29]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1988,7 +3781,7 @@ func (x *CollectGarbageResponse) String() string {
 func (*CollectGarbageResponse) ProtoMessage() {}
 
 func (x *CollectGarbageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[29]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2001,7 +3794,7 @@ func (x *CollectGarbageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectGarbageResponse.ProtoReflect.Descriptor instead.
 func (*CollectGarbageResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{29}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CollectGarbageResponse) GetFreedBytes() int64 {
@@ -2030,7 +3823,7 @@ type AdviseRequest struct {
 
 func (x *AdviseRequest) Reset() {
 	*x = AdviseRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[30]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +3835,7 @@ func (x *AdviseRequest) String() string {
 func (*AdviseRequest) ProtoMessage() {}
 
 func (x *AdviseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[30]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +3848,7 @@ func (x *AdviseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdviseRequest.ProtoReflect.Descriptor instead.
 func (*AdviseRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{30}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *AdviseRequest) GetWorkload() *Workload {
@@ -2095,7 +3888,7 @@ type AdviseResponse struct {
 
 func (x *AdviseResponse) Reset() {
 	*x = AdviseResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[31]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +3900,7 @@ func (x *AdviseResponse) String() string {
 func (*AdviseResponse) ProtoMessage() {}
 
 func (x *AdviseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[31]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +3913,7 @@ func (x *AdviseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdviseResponse.ProtoReflect.Descriptor instead.
 func (*AdviseResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{31}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *AdviseResponse) GetDecision() *Decision {
@@ -2138,7 +3931,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[32]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2150,7 +3943,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[32]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2163,7 +3956,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{32}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{63}
 }
 
 type GetPolicyResponse struct {
@@ -2179,7 +3972,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[33]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +3984,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[33]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2204,7 +3997,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{33}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *GetPolicyResponse) GetName() string {
@@ -2261,7 +4054,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[34]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2273,7 +4066,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[34]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2286,7 +4079,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{34}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Rule) GetId() string {
@@ -2376,7 +4169,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[35]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +4181,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[35]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +4194,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{35}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *DoctorRequest) GetFresh() bool {
@@ -2424,7 +4217,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[36]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2436,7 +4229,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[36]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2449,7 +4242,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{36}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *DoctorResponse) GetEvent() isDoctorResponse_Event {
@@ -2505,7 +4298,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[37]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2517,7 +4310,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[37]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2530,7 +4323,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{37}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Report) GetDrivers() []*DriverReport {
@@ -2572,7 +4365,7 @@ type DriverReport struct {
 
 func (x *DriverReport) Reset() {
 	*x = DriverReport{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[38]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2584,7 +4377,7 @@ func (x *DriverReport) String() string {
 func (*DriverReport) ProtoMessage() {}
 
 func (x *DriverReport) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[38]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2597,7 +4390,7 @@ func (x *DriverReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DriverReport.ProtoReflect.Descriptor instead.
 func (*DriverReport) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{38}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *DriverReport) GetName() string {
@@ -2690,7 +4483,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[39]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2702,7 +4495,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[39]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2715,7 +4508,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{39}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Host) GetKernel() string {
@@ -2813,7 +4606,7 @@ type CommonCase struct {
 
 func (x *CommonCase) Reset() {
 	*x = CommonCase{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[40]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2825,7 +4618,7 @@ func (x *CommonCase) String() string {
 func (*CommonCase) ProtoMessage() {}
 
 func (x *CommonCase) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[40]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2838,7 +4631,7 @@ func (x *CommonCase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommonCase.ProtoReflect.Descriptor instead.
 func (*CommonCase) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{40}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CommonCase) GetName() string {
@@ -2867,7 +4660,7 @@ type Decision_Assumption struct {
 
 func (x *Decision_Assumption) Reset() {
 	*x = Decision_Assumption{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[41]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2879,7 +4672,7 @@ func (x *Decision_Assumption) String() string {
 func (*Decision_Assumption) ProtoMessage() {}
 
 func (x *Decision_Assumption) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[41]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2928,7 +4721,7 @@ type Decision_Override struct {
 
 func (x *Decision_Override) Reset() {
 	*x = Decision_Override{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[42]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2940,7 +4733,7 @@ func (x *Decision_Override) String() string {
 func (*Decision_Override) ProtoMessage() {}
 
 func (x *Decision_Override) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[42]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2989,7 +4782,7 @@ type Decision_Refusal struct {
 
 func (x *Decision_Refusal) Reset() {
 	*x = Decision_Refusal{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[43]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3001,7 +4794,7 @@ func (x *Decision_Refusal) String() string {
 func (*Decision_Refusal) ProtoMessage() {}
 
 func (x *Decision_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[43]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +4852,7 @@ type Decision_Other struct {
 
 func (x *Decision_Other) Reset() {
 	*x = Decision_Other{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[44]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3071,7 +4864,7 @@ func (x *Decision_Other) String() string {
 func (*Decision_Other) ProtoMessage() {}
 
 func (x *Decision_Other) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[44]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3134,7 +4927,7 @@ type Decision_Duty struct {
 
 func (x *Decision_Duty) Reset() {
 	*x = Decision_Duty{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[45]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3146,7 +4939,7 @@ func (x *Decision_Duty) String() string {
 func (*Decision_Duty) ProtoMessage() {}
 
 func (x *Decision_Duty) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[45]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3203,7 +4996,7 @@ type Decision_Step struct {
 
 func (x *Decision_Step) Reset() {
 	*x = Decision_Step{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[46]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3215,7 +5008,7 @@ func (x *Decision_Step) String() string {
 func (*Decision_Step) ProtoMessage() {}
 
 func (x *Decision_Step) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[46]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3266,6 +5059,82 @@ func (x *Decision_Step) GetError() string {
 	return ""
 }
 
+type Tenant_Limits struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Sandboxes        int32                  `protobuf:"varint,1,opt,name=sandboxes,proto3" json:"sandboxes,omitempty"`                                          // at once
+	Cpus             float64                `protobuf:"fixed64,2,opt,name=cpus,proto3" json:"cpus,omitempty"`                                                   // of all at once
+	MemoryBytes      int64                  `protobuf:"varint,3,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`                   // of all at once
+	CreatesPerSecond float64                `protobuf:"fixed64,4,opt,name=creates_per_second,json=createsPerSecond,proto3" json:"creates_per_second,omitempty"` // in the long run
+	Burst            int32                  `protobuf:"varint,5,opt,name=burst,proto3" json:"burst,omitempty"`                                                  // creates at one moment
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Tenant_Limits) Reset() {
+	*x = Tenant_Limits{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tenant_Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tenant_Limits) ProtoMessage() {}
+
+func (x *Tenant_Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tenant_Limits.ProtoReflect.Descriptor instead.
+func (*Tenant_Limits) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{44, 0}
+}
+
+func (x *Tenant_Limits) GetSandboxes() int32 {
+	if x != nil {
+		return x.Sandboxes
+	}
+	return 0
+}
+
+func (x *Tenant_Limits) GetCpus() float64 {
+	if x != nil {
+		return x.Cpus
+	}
+	return 0
+}
+
+func (x *Tenant_Limits) GetMemoryBytes() int64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Tenant_Limits) GetCreatesPerSecond() float64 {
+	if x != nil {
+		return x.CreatesPerSecond
+	}
+	return 0
+}
+
+func (x *Tenant_Limits) GetBurst() int32 {
+	if x != nil {
+		return x.Burst
+	}
+	return 0
+}
+
 type Host_Disk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
@@ -3277,7 +5146,7 @@ type Host_Disk struct {
 
 func (x *Host_Disk) Reset() {
 	*x = Host_Disk{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[49]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3289,7 +5158,7 @@ func (x *Host_Disk) String() string {
 func (*Host_Disk) ProtoMessage() {}
 
 func (x *Host_Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[49]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3302,7 +5171,7 @@ func (x *Host_Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host_Disk.ProtoReflect.Descriptor instead.
 func (*Host_Disk) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{39, 0}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{70, 0}
 }
 
 func (x *Host_Disk) GetPath() string {
@@ -3339,7 +5208,7 @@ type Host_KVM struct {
 
 func (x *Host_KVM) Reset() {
 	*x = Host_KVM{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[50]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3351,7 +5220,7 @@ func (x *Host_KVM) String() string {
 func (*Host_KVM) ProtoMessage() {}
 
 func (x *Host_KVM) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[50]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3364,7 +5233,7 @@ func (x *Host_KVM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host_KVM.ProtoReflect.Descriptor instead.
 func (*Host_KVM) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{39, 1}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{70, 1}
 }
 
 func (x *Host_KVM) GetPresent() bool {
@@ -3416,7 +5285,7 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\x05Mount\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x1b\n" +
-	"\tread_only\x18\x03 \x01(\bR\breadOnly\"\xa5\x04\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly\"\xeb\x06\n" +
 	"\aSandbox\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1a\n" +
@@ -3437,7 +5306,18 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\bwarnings\x18\r \x03(\tR\bwarnings\x12+\n" +
 	"\x06mounts\x18\x0e \x03(\v2\x13.firebreak.v1.MountR\x06mounts\x12\x18\n" +
 	"\acommand\x18\x0f \x01(\tR\acommand\x122\n" +
-	"\bdecision\x18\x10 \x01(\v2\x16.firebreak.v1.DecisionR\bdecision\"\x9e\x02\n" +
+	"\bdecision\x18\x10 \x01(\v2\x16.firebreak.v1.DecisionR\bdecision\x12?\n" +
+	"\bmetadata\x18\x11 \x03(\v2#.firebreak.v1.Sandbox.MetadataEntryR\bmetadata\x12\x16\n" +
+	"\x06tenant\x18\x12 \x01(\tR\x06tenant\x127\n" +
+	"\tpaused_at\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\bpausedAt\x12\x1d\n" +
+	"\n" +
+	"on_timeout\x18\x14 \x01(\tR\tonTimeout\x12\x1f\n" +
+	"\vauto_resume\x18\x15 \x01(\bR\n" +
+	"autoResume\x125\n" +
+	"\bended_at\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9e\x02\n" +
 	"\bWorkload\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x18\n" +
 	"\atenancy\x18\x02 \x01(\tR\atenancy\x12\x12\n" +
@@ -3511,7 +5391,7 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\aTimings\x12/\n" +
 	"\x05image\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05image\x121\n" +
 	"\x06create\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06create\x12/\n" +
-	"\x05agent\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05agent\"\xf8\x03\n" +
+	"\x05agent\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05agent\"\xc3\x05\n" +
 	"\x14CreateSandboxRequest\x12\x1a\n" +
 	"\btemplate\x18\x01 \x01(\tR\btemplate\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12,\n" +
@@ -3524,8 +5404,16 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\acommand\x18\t \x01(\tR\acommand\x122\n" +
 	"\bworkload\x18\n" +
 	" \x01(\v2\x16.firebreak.v1.WorkloadR\bworkload\x12#\n" +
-	"\raccept_weaker\x18\v \x01(\tR\facceptWeaker\x1a7\n" +
+	"\raccept_weaker\x18\v \x01(\tR\facceptWeaker\x12L\n" +
+	"\bmetadata\x18\f \x03(\v20.firebreak.v1.CreateSandboxRequest.MetadataEntryR\bmetadata\x12\x1d\n" +
+	"\n" +
+	"on_timeout\x18\r \x01(\tR\tonTimeout\x12\x1f\n" +
+	"\vauto_resume\x18\x0e \x01(\bR\n" +
+	"autoResume\x1a7\n" +
 	"\tEnvsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"y\n" +
 	"\x15CreateSandboxResponse\x12/\n" +
@@ -3535,10 +5423,19 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"p\n" +
 	"\x12GetSandboxResponse\x12/\n" +
 	"\asandbox\x18\x01 \x01(\v2\x15.firebreak.v1.SandboxR\asandbox\x12)\n" +
-	"\x05usage\x18\x02 \x01(\v2\x13.firebreak.v1.UsageR\x05usage\"\x16\n" +
-	"\x14ListSandboxesRequest\"L\n" +
+	"\x05usage\x18\x02 \x01(\v2\x13.firebreak.v1.UsageR\x05usage\"\xf5\x01\n" +
+	"\x14ListSandboxesRequest\x12\x16\n" +
+	"\x06states\x18\x01 \x03(\tR\x06states\x12L\n" +
+	"\bmetadata\x18\x02 \x03(\v20.firebreak.v1.ListSandboxesRequest.MetadataEntryR\bmetadata\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"t\n" +
 	"\x15ListSandboxesResponse\x123\n" +
-	"\tsandboxes\x18\x01 \x03(\v2\x15.firebreak.v1.SandboxR\tsandboxes\"$\n" +
+	"\tsandboxes\x18\x01 \x03(\v2\x15.firebreak.v1.SandboxR\tsandboxes\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"$\n" +
 	"\x12WaitSandboxRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"F\n" +
 	"\x13WaitSandboxResponse\x12/\n" +
@@ -3547,7 +5444,124 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"s\n" +
 	"\x15DeleteSandboxResponse\x12/\n" +
 	"\asandbox\x18\x01 \x01(\v2\x15.firebreak.v1.SandboxR\asandbox\x12)\n" +
-	"\x05usage\x18\x02 \x01(\v2\x13.firebreak.v1.UsageR\x05usage\"\xff\x02\n" +
+	"\x05usage\x18\x02 \x01(\v2\x13.firebreak.v1.UsageR\x05usage\"%\n" +
+	"\x13PauseSandboxRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"G\n" +
+	"\x14PauseSandboxResponse\x12/\n" +
+	"\asandbox\x18\x01 \x01(\v2\x15.firebreak.v1.SandboxR\asandbox\"[\n" +
+	"\x14ResumeSandboxRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x123\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"b\n" +
+	"\x15ResumeSandboxResponse\x12/\n" +
+	"\asandbox\x18\x01 \x01(\v2\x15.firebreak.v1.SandboxR\asandbox\x12\x18\n" +
+	"\aresumed\x18\x02 \x01(\bR\aresumed\"\x80\x01\n" +
+	"\x18SetSandboxTimeoutRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x123\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x1f\n" +
+	"\vextend_only\x18\x03 \x01(\bR\n" +
+	"extendOnly\"L\n" +
+	"\x19SetSandboxTimeoutResponse\x12/\n" +
+	"\asandbox\x18\x01 \x01(\v2\x15.firebreak.v1.SandboxR\asandbox\"S\n" +
+	"\x15WatchSandboxesRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05types\x18\x02 \x03(\tR\x05types\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\"C\n" +
+	"\x16WatchSandboxesResponse\x12)\n" +
+	"\x05event\x18\x01 \x01(\v2\x13.firebreak.v1.EventR\x05event\"\xbc\x03\n" +
+	"\x05Event\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1d\n" +
+	"\n" +
+	"sandbox_id\x18\x04 \x01(\tR\tsandboxId\x12\x16\n" +
+	"\x06tenant\x18\x05 \x01(\tR\x06tenant\x12\x1a\n" +
+	"\btemplate\x18\x06 \x01(\tR\btemplate\x12\x16\n" +
+	"\x06driver\x18\a \x01(\tR\x06driver\x12=\n" +
+	"\bmetadata\x18\b \x03(\v2!.firebreak.v1.Event.MetadataEntryR\bmetadata\x126\n" +
+	"\bdeadline\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12\x16\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detail\x18\v \x01(\tR\x06detail\x12\x14\n" +
+	"\x05rules\x18\f \x03(\tR\x05rules\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe8\x01\n" +
+	"\x04Pool\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\btemplate\x18\x02 \x01(\tR\btemplate\x12\x16\n" +
+	"\x06driver\x18\x03 \x01(\tR\x06driver\x122\n" +
+	"\bworkload\x18\x04 \x01(\v2\x16.firebreak.v1.WorkloadR\bworkload\x12,\n" +
+	"\x06limits\x18\x05 \x01(\v2\x14.firebreak.v1.LimitsR\x06limits\x12\x12\n" +
+	"\x04warm\x18\x06 \x03(\tR\x04warm\x12\x10\n" +
+	"\x03min\x18\a \x01(\x05R\x03min\x12\x10\n" +
+	"\x03max\x18\b \x01(\x05R\x03max\"\xb0\x02\n" +
+	"\n" +
+	"PoolStatus\x12&\n" +
+	"\x04pool\x18\x01 \x01(\v2\x12.firebreak.v1.PoolR\x04pool\x12\x14\n" +
+	"\x05ready\x18\x02 \x01(\x05R\x05ready\x12\x16\n" +
+	"\x06making\x18\x03 \x01(\x05R\x06making\x12\x16\n" +
+	"\x06target\x18\x04 \x01(\x05R\x06target\x12\x16\n" +
+	"\x06claims\x18\x05 \x01(\x04R\x06claims\x12\x16\n" +
+	"\x06misses\x18\x06 \x01(\x04R\x06misses\x12\x12\n" +
+	"\x04made\x18\a \x01(\x04R\x04made\x12\x1c\n" +
+	"\tdiscarded\x18\b \x01(\x04R\tdiscarded\x12\x1a\n" +
+	"\bfailures\x18\t \x01(\x04R\bfailures\x12\x1c\n" +
+	"\tunhealthy\x18\n" +
+	" \x01(\x04R\tunhealthy\x12\x18\n" +
+	"\afailing\x18\v \x01(\tR\afailing\"\x12\n" +
+	"\x10ListPoolsRequest\"C\n" +
+	"\x11ListPoolsResponse\x12.\n" +
+	"\x05pools\x18\x01 \x03(\v2\x18.firebreak.v1.PoolStatusR\x05pools\"8\n" +
+	"\x0eSetPoolRequest\x12&\n" +
+	"\x04pool\x18\x01 \x01(\v2\x12.firebreak.v1.PoolR\x04pool\"?\n" +
+	"\x0fSetPoolResponse\x12,\n" +
+	"\x04pool\x18\x01 \x01(\v2\x18.firebreak.v1.PoolStatusR\x04pool\"'\n" +
+	"\x11DeletePoolRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x14\n" +
+	"\x12DeletePoolResponse\"&\n" +
+	"\x10DrainPoolRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"A\n" +
+	"\x11DrainPoolResponse\x12,\n" +
+	"\x04pool\x18\x01 \x01(\v2\x18.firebreak.v1.PoolStatusR\x04pool\"\xec\x01\n" +
+	"\x03Key\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x129\n" +
+	"\n" +
+	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x123\n" +
+	"\aused_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x06usedAt\x129\n" +
+	"\n" +
+	"revoked_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\trevokedAt\">\n" +
+	"\x10CreateKeyRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"P\n" +
+	"\x11CreateKeyResponse\x12#\n" +
+	"\x03key\x18\x01 \x01(\v2\x11.firebreak.v1.KeyR\x03key\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\")\n" +
+	"\x0fListKeysRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\"9\n" +
+	"\x10ListKeysResponse\x12%\n" +
+	"\x04keys\x18\x01 \x03(\v2\x11.firebreak.v1.KeyR\x04keys\"\"\n" +
+	"\x10RevokeKeyRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x13\n" +
+	"\x11RevokeKeyResponse\"\xa5\x02\n" +
+	"\x06Tenant\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x123\n" +
+	"\x06limits\x18\x02 \x01(\v2\x1b.firebreak.v1.Tenant.LimitsR\x06limits\x122\n" +
+	"\bworkload\x18\x03 \x01(\v2\x16.firebreak.v1.WorkloadR\bworkload\x1a\xa1\x01\n" +
+	"\x06Limits\x12\x1c\n" +
+	"\tsandboxes\x18\x01 \x01(\x05R\tsandboxes\x12\x12\n" +
+	"\x04cpus\x18\x02 \x01(\x01R\x04cpus\x12!\n" +
+	"\fmemory_bytes\x18\x03 \x01(\x03R\vmemoryBytes\x12,\n" +
+	"\x12creates_per_second\x18\x04 \x01(\x01R\x10createsPerSecond\x12\x14\n" +
+	"\x05burst\x18\x05 \x01(\x05R\x05burst\"@\n" +
+	"\x10SetTenantRequest\x12,\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x14.firebreak.v1.TenantR\x06tenant\"A\n" +
+	"\x11SetTenantResponse\x12,\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x14.firebreak.v1.TenantR\x06tenant\"\x14\n" +
+	"\x12ListTenantsRequest\"E\n" +
+	"\x13ListTenantsResponse\x12.\n" +
+	"\atenants\x18\x01 \x03(\v2\x14.firebreak.v1.TenantR\atenants\"\xff\x02\n" +
 	"\bTemplate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1d\n" +
@@ -3680,14 +5694,32 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\n" +
 	"CommonCase\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
-	"\bdecision\x18\x02 \x01(\v2\x16.firebreak.v1.DecisionR\bdecision2\xc3\x03\n" +
+	"\bdecision\x18\x02 \x01(\v2\x16.firebreak.v1.DecisionR\bdecision2\xb9\x06\n" +
 	"\x0eSandboxService\x12X\n" +
 	"\rCreateSandbox\x12\".firebreak.v1.CreateSandboxRequest\x1a#.firebreak.v1.CreateSandboxResponse\x12O\n" +
 	"\n" +
 	"GetSandbox\x12\x1f.firebreak.v1.GetSandboxRequest\x1a .firebreak.v1.GetSandboxResponse\x12X\n" +
 	"\rListSandboxes\x12\".firebreak.v1.ListSandboxesRequest\x1a#.firebreak.v1.ListSandboxesResponse\x12R\n" +
 	"\vWaitSandbox\x12 .firebreak.v1.WaitSandboxRequest\x1a!.firebreak.v1.WaitSandboxResponse\x12X\n" +
-	"\rDeleteSandbox\x12\".firebreak.v1.DeleteSandboxRequest\x1a#.firebreak.v1.DeleteSandboxResponse2\xd2\x03\n" +
+	"\rDeleteSandbox\x12\".firebreak.v1.DeleteSandboxRequest\x1a#.firebreak.v1.DeleteSandboxResponse\x12U\n" +
+	"\fPauseSandbox\x12!.firebreak.v1.PauseSandboxRequest\x1a\".firebreak.v1.PauseSandboxResponse\x12X\n" +
+	"\rResumeSandbox\x12\".firebreak.v1.ResumeSandboxRequest\x1a#.firebreak.v1.ResumeSandboxResponse\x12d\n" +
+	"\x11SetSandboxTimeout\x12&.firebreak.v1.SetSandboxTimeoutRequest\x1a'.firebreak.v1.SetSandboxTimeoutResponse\x12]\n" +
+	"\x0eWatchSandboxes\x12#.firebreak.v1.WatchSandboxesRequest\x1a$.firebreak.v1.WatchSandboxesResponse0\x012\xc2\x02\n" +
+	"\vPoolService\x12L\n" +
+	"\tListPools\x12\x1e.firebreak.v1.ListPoolsRequest\x1a\x1f.firebreak.v1.ListPoolsResponse\x12F\n" +
+	"\aSetPool\x12\x1c.firebreak.v1.SetPoolRequest\x1a\x1d.firebreak.v1.SetPoolResponse\x12O\n" +
+	"\n" +
+	"DeletePool\x12\x1f.firebreak.v1.DeletePoolRequest\x1a .firebreak.v1.DeletePoolResponse\x12L\n" +
+	"\tDrainPool\x12\x1e.firebreak.v1.DrainPoolRequest\x1a\x1f.firebreak.v1.DrainPoolResponse2\xf3\x01\n" +
+	"\n" +
+	"KeyService\x12L\n" +
+	"\tCreateKey\x12\x1e.firebreak.v1.CreateKeyRequest\x1a\x1f.firebreak.v1.CreateKeyResponse\x12I\n" +
+	"\bListKeys\x12\x1d.firebreak.v1.ListKeysRequest\x1a\x1e.firebreak.v1.ListKeysResponse\x12L\n" +
+	"\tRevokeKey\x12\x1e.firebreak.v1.RevokeKeyRequest\x1a\x1f.firebreak.v1.RevokeKeyResponse2\xb1\x01\n" +
+	"\rTenantService\x12L\n" +
+	"\tSetTenant\x12\x1e.firebreak.v1.SetTenantRequest\x1a\x1f.firebreak.v1.SetTenantResponse\x12R\n" +
+	"\vListTenants\x12 .firebreak.v1.ListTenantsRequest\x1a!.firebreak.v1.ListTenantsResponse2\xd2\x03\n" +
 	"\x0fTemplateService\x12W\n" +
 	"\fMakeTemplate\x12!.firebreak.v1.MakeTemplateRequest\x1a\".firebreak.v1.MakeTemplateResponse0\x01\x12R\n" +
 	"\vGetTemplate\x12 .firebreak.v1.GetTemplateRequest\x1a!.firebreak.v1.GetTemplateResponse\x12X\n" +
@@ -3712,148 +5744,241 @@ func file_firebreak_v1_firebreak_proto_rawDescGZIP() []byte {
 	return file_firebreak_v1_firebreak_proto_rawDescData
 }
 
-var file_firebreak_v1_firebreak_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_firebreak_v1_firebreak_proto_msgTypes = make([]protoimpl.MessageInfo, 87)
 var file_firebreak_v1_firebreak_proto_goTypes = []any{
-	(*Limits)(nil),                 // 0: firebreak.v1.Limits
-	(*Mount)(nil),                  // 1: firebreak.v1.Mount
-	(*Sandbox)(nil),                // 2: firebreak.v1.Sandbox
-	(*Workload)(nil),               // 3: firebreak.v1.Workload
-	(*Decision)(nil),               // 4: firebreak.v1.Decision
-	(*Problem)(nil),                // 5: firebreak.v1.Problem
-	(*Usage)(nil),                  // 6: firebreak.v1.Usage
-	(*Timings)(nil),                // 7: firebreak.v1.Timings
-	(*CreateSandboxRequest)(nil),   // 8: firebreak.v1.CreateSandboxRequest
-	(*CreateSandboxResponse)(nil),  // 9: firebreak.v1.CreateSandboxResponse
-	(*GetSandboxRequest)(nil),      // 10: firebreak.v1.GetSandboxRequest
-	(*GetSandboxResponse)(nil),     // 11: firebreak.v1.GetSandboxResponse
-	(*ListSandboxesRequest)(nil),   // 12: firebreak.v1.ListSandboxesRequest
-	(*ListSandboxesResponse)(nil),  // 13: firebreak.v1.ListSandboxesResponse
-	(*WaitSandboxRequest)(nil),     // 14: firebreak.v1.WaitSandboxRequest
-	(*WaitSandboxResponse)(nil),    // 15: firebreak.v1.WaitSandboxResponse
-	(*DeleteSandboxRequest)(nil),   // 16: firebreak.v1.DeleteSandboxRequest
-	(*DeleteSandboxResponse)(nil),  // 17: firebreak.v1.DeleteSandboxResponse
-	(*Template)(nil),               // 18: firebreak.v1.Template
-	(*MakeTemplateRequest)(nil),    // 19: firebreak.v1.MakeTemplateRequest
-	(*Progress)(nil),               // 20: firebreak.v1.Progress
-	(*MakeTemplateResponse)(nil),   // 21: firebreak.v1.MakeTemplateResponse
-	(*GetTemplateRequest)(nil),     // 22: firebreak.v1.GetTemplateRequest
-	(*GetTemplateResponse)(nil),    // 23: firebreak.v1.GetTemplateResponse
-	(*ListTemplatesRequest)(nil),   // 24: firebreak.v1.ListTemplatesRequest
-	(*ListTemplatesResponse)(nil),  // 25: firebreak.v1.ListTemplatesResponse
-	(*DeleteTemplateRequest)(nil),  // 26: firebreak.v1.DeleteTemplateRequest
-	(*DeleteTemplateResponse)(nil), // 27: firebreak.v1.DeleteTemplateResponse
-	(*CollectGarbageRequest)(nil),  // 28: firebreak.v1.CollectGarbageRequest
-	(*CollectGarbageResponse)(nil), // 29: firebreak.v1.CollectGarbageResponse
-	(*AdviseRequest)(nil),          // 30: firebreak.v1.AdviseRequest
-	(*AdviseResponse)(nil),         // 31: firebreak.v1.AdviseResponse
-	(*GetPolicyRequest)(nil),       // 32: firebreak.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),      // 33: firebreak.v1.GetPolicyResponse
-	(*Rule)(nil),                   // 34: firebreak.v1.Rule
-	(*DoctorRequest)(nil),          // 35: firebreak.v1.DoctorRequest
-	(*DoctorResponse)(nil),         // 36: firebreak.v1.DoctorResponse
-	(*Report)(nil),                 // 37: firebreak.v1.Report
-	(*DriverReport)(nil),           // 38: firebreak.v1.DriverReport
-	(*Host)(nil),                   // 39: firebreak.v1.Host
-	(*CommonCase)(nil),             // 40: firebreak.v1.CommonCase
-	(*Decision_Assumption)(nil),    // 41: firebreak.v1.Decision.Assumption
-	(*Decision_Override)(nil),      // 42: firebreak.v1.Decision.Override
-	(*Decision_Refusal)(nil),       // 43: firebreak.v1.Decision.Refusal
-	(*Decision_Other)(nil),         // 44: firebreak.v1.Decision.Other
-	(*Decision_Duty)(nil),          // 45: firebreak.v1.Decision.Duty
-	(*Decision_Step)(nil),          // 46: firebreak.v1.Decision.Step
-	nil,                            // 47: firebreak.v1.CreateSandboxRequest.EnvsEntry
-	nil,                            // 48: firebreak.v1.Template.EnvsEntry
-	(*Host_Disk)(nil),              // 49: firebreak.v1.Host.Disk
-	(*Host_KVM)(nil),               // 50: firebreak.v1.Host.KVM
-	(*timestamppb.Timestamp)(nil),  // 51: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 52: google.protobuf.Duration
+	(*Limits)(nil),                    // 0: firebreak.v1.Limits
+	(*Mount)(nil),                     // 1: firebreak.v1.Mount
+	(*Sandbox)(nil),                   // 2: firebreak.v1.Sandbox
+	(*Workload)(nil),                  // 3: firebreak.v1.Workload
+	(*Decision)(nil),                  // 4: firebreak.v1.Decision
+	(*Problem)(nil),                   // 5: firebreak.v1.Problem
+	(*Usage)(nil),                     // 6: firebreak.v1.Usage
+	(*Timings)(nil),                   // 7: firebreak.v1.Timings
+	(*CreateSandboxRequest)(nil),      // 8: firebreak.v1.CreateSandboxRequest
+	(*CreateSandboxResponse)(nil),     // 9: firebreak.v1.CreateSandboxResponse
+	(*GetSandboxRequest)(nil),         // 10: firebreak.v1.GetSandboxRequest
+	(*GetSandboxResponse)(nil),        // 11: firebreak.v1.GetSandboxResponse
+	(*ListSandboxesRequest)(nil),      // 12: firebreak.v1.ListSandboxesRequest
+	(*ListSandboxesResponse)(nil),     // 13: firebreak.v1.ListSandboxesResponse
+	(*WaitSandboxRequest)(nil),        // 14: firebreak.v1.WaitSandboxRequest
+	(*WaitSandboxResponse)(nil),       // 15: firebreak.v1.WaitSandboxResponse
+	(*DeleteSandboxRequest)(nil),      // 16: firebreak.v1.DeleteSandboxRequest
+	(*DeleteSandboxResponse)(nil),     // 17: firebreak.v1.DeleteSandboxResponse
+	(*PauseSandboxRequest)(nil),       // 18: firebreak.v1.PauseSandboxRequest
+	(*PauseSandboxResponse)(nil),      // 19: firebreak.v1.PauseSandboxResponse
+	(*ResumeSandboxRequest)(nil),      // 20: firebreak.v1.ResumeSandboxRequest
+	(*ResumeSandboxResponse)(nil),     // 21: firebreak.v1.ResumeSandboxResponse
+	(*SetSandboxTimeoutRequest)(nil),  // 22: firebreak.v1.SetSandboxTimeoutRequest
+	(*SetSandboxTimeoutResponse)(nil), // 23: firebreak.v1.SetSandboxTimeoutResponse
+	(*WatchSandboxesRequest)(nil),     // 24: firebreak.v1.WatchSandboxesRequest
+	(*WatchSandboxesResponse)(nil),    // 25: firebreak.v1.WatchSandboxesResponse
+	(*Event)(nil),                     // 26: firebreak.v1.Event
+	(*Pool)(nil),                      // 27: firebreak.v1.Pool
+	(*PoolStatus)(nil),                // 28: firebreak.v1.PoolStatus
+	(*ListPoolsRequest)(nil),          // 29: firebreak.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),         // 30: firebreak.v1.ListPoolsResponse
+	(*SetPoolRequest)(nil),            // 31: firebreak.v1.SetPoolRequest
+	(*SetPoolResponse)(nil),           // 32: firebreak.v1.SetPoolResponse
+	(*DeletePoolRequest)(nil),         // 33: firebreak.v1.DeletePoolRequest
+	(*DeletePoolResponse)(nil),        // 34: firebreak.v1.DeletePoolResponse
+	(*DrainPoolRequest)(nil),          // 35: firebreak.v1.DrainPoolRequest
+	(*DrainPoolResponse)(nil),         // 36: firebreak.v1.DrainPoolResponse
+	(*Key)(nil),                       // 37: firebreak.v1.Key
+	(*CreateKeyRequest)(nil),          // 38: firebreak.v1.CreateKeyRequest
+	(*CreateKeyResponse)(nil),         // 39: firebreak.v1.CreateKeyResponse
+	(*ListKeysRequest)(nil),           // 40: firebreak.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),          // 41: firebreak.v1.ListKeysResponse
+	(*RevokeKeyRequest)(nil),          // 42: firebreak.v1.RevokeKeyRequest
+	(*RevokeKeyResponse)(nil),         // 43: firebreak.v1.RevokeKeyResponse
+	(*Tenant)(nil),                    // 44: firebreak.v1.Tenant
+	(*SetTenantRequest)(nil),          // 45: firebreak.v1.SetTenantRequest
+	(*SetTenantResponse)(nil),         // 46: firebreak.v1.SetTenantResponse
+	(*ListTenantsRequest)(nil),        // 47: firebreak.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),       // 48: firebreak.v1.ListTenantsResponse
+	(*Template)(nil),                  // 49: firebreak.v1.Template
+	(*MakeTemplateRequest)(nil),       // 50: firebreak.v1.MakeTemplateRequest
+	(*Progress)(nil),                  // 51: firebreak.v1.Progress
+	(*MakeTemplateResponse)(nil),      // 52: firebreak.v1.MakeTemplateResponse
+	(*GetTemplateRequest)(nil),        // 53: firebreak.v1.GetTemplateRequest
+	(*GetTemplateResponse)(nil),       // 54: firebreak.v1.GetTemplateResponse
+	(*ListTemplatesRequest)(nil),      // 55: firebreak.v1.ListTemplatesRequest
+	(*ListTemplatesResponse)(nil),     // 56: firebreak.v1.ListTemplatesResponse
+	(*DeleteTemplateRequest)(nil),     // 57: firebreak.v1.DeleteTemplateRequest
+	(*DeleteTemplateResponse)(nil),    // 58: firebreak.v1.DeleteTemplateResponse
+	(*CollectGarbageRequest)(nil),     // 59: firebreak.v1.CollectGarbageRequest
+	(*CollectGarbageResponse)(nil),    // 60: firebreak.v1.CollectGarbageResponse
+	(*AdviseRequest)(nil),             // 61: firebreak.v1.AdviseRequest
+	(*AdviseResponse)(nil),            // 62: firebreak.v1.AdviseResponse
+	(*GetPolicyRequest)(nil),          // 63: firebreak.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),         // 64: firebreak.v1.GetPolicyResponse
+	(*Rule)(nil),                      // 65: firebreak.v1.Rule
+	(*DoctorRequest)(nil),             // 66: firebreak.v1.DoctorRequest
+	(*DoctorResponse)(nil),            // 67: firebreak.v1.DoctorResponse
+	(*Report)(nil),                    // 68: firebreak.v1.Report
+	(*DriverReport)(nil),              // 69: firebreak.v1.DriverReport
+	(*Host)(nil),                      // 70: firebreak.v1.Host
+	(*CommonCase)(nil),                // 71: firebreak.v1.CommonCase
+	nil,                               // 72: firebreak.v1.Sandbox.MetadataEntry
+	(*Decision_Assumption)(nil),       // 73: firebreak.v1.Decision.Assumption
+	(*Decision_Override)(nil),         // 74: firebreak.v1.Decision.Override
+	(*Decision_Refusal)(nil),          // 75: firebreak.v1.Decision.Refusal
+	(*Decision_Other)(nil),            // 76: firebreak.v1.Decision.Other
+	(*Decision_Duty)(nil),             // 77: firebreak.v1.Decision.Duty
+	(*Decision_Step)(nil),             // 78: firebreak.v1.Decision.Step
+	nil,                               // 79: firebreak.v1.CreateSandboxRequest.EnvsEntry
+	nil,                               // 80: firebreak.v1.CreateSandboxRequest.MetadataEntry
+	nil,                               // 81: firebreak.v1.ListSandboxesRequest.MetadataEntry
+	nil,                               // 82: firebreak.v1.Event.MetadataEntry
+	(*Tenant_Limits)(nil),             // 83: firebreak.v1.Tenant.Limits
+	nil,                               // 84: firebreak.v1.Template.EnvsEntry
+	(*Host_Disk)(nil),                 // 85: firebreak.v1.Host.Disk
+	(*Host_KVM)(nil),                  // 86: firebreak.v1.Host.KVM
+	(*timestamppb.Timestamp)(nil),     // 87: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 88: google.protobuf.Duration
 }
 var file_firebreak_v1_firebreak_proto_depIdxs = []int32{
-	0,  // 0: firebreak.v1.Sandbox.limits:type_name -> firebreak.v1.Limits
-	51, // 1: firebreak.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
-	51, // 2: firebreak.v1.Sandbox.deadline:type_name -> google.protobuf.Timestamp
-	1,  // 3: firebreak.v1.Sandbox.mounts:type_name -> firebreak.v1.Mount
-	4,  // 4: firebreak.v1.Sandbox.decision:type_name -> firebreak.v1.Decision
-	52, // 5: firebreak.v1.Workload.start_within:type_name -> google.protobuf.Duration
-	3,  // 6: firebreak.v1.Decision.workload:type_name -> firebreak.v1.Workload
-	41, // 7: firebreak.v1.Decision.defaults:type_name -> firebreak.v1.Decision.Assumption
-	42, // 8: firebreak.v1.Decision.override:type_name -> firebreak.v1.Decision.Override
-	43, // 9: firebreak.v1.Decision.refusal:type_name -> firebreak.v1.Decision.Refusal
-	44, // 10: firebreak.v1.Decision.others:type_name -> firebreak.v1.Decision.Other
-	45, // 11: firebreak.v1.Decision.duties:type_name -> firebreak.v1.Decision.Duty
-	46, // 12: firebreak.v1.Decision.trace:type_name -> firebreak.v1.Decision.Step
-	52, // 13: firebreak.v1.Usage.cpu:type_name -> google.protobuf.Duration
-	52, // 14: firebreak.v1.Timings.image:type_name -> google.protobuf.Duration
-	52, // 15: firebreak.v1.Timings.create:type_name -> google.protobuf.Duration
-	52, // 16: firebreak.v1.Timings.agent:type_name -> google.protobuf.Duration
-	0,  // 17: firebreak.v1.CreateSandboxRequest.limits:type_name -> firebreak.v1.Limits
-	1,  // 18: firebreak.v1.CreateSandboxRequest.mounts:type_name -> firebreak.v1.Mount
-	47, // 19: firebreak.v1.CreateSandboxRequest.envs:type_name -> firebreak.v1.CreateSandboxRequest.EnvsEntry
-	52, // 20: firebreak.v1.CreateSandboxRequest.timeout:type_name -> google.protobuf.Duration
-	3,  // 21: firebreak.v1.CreateSandboxRequest.workload:type_name -> firebreak.v1.Workload
-	2,  // 22: firebreak.v1.CreateSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
-	7,  // 23: firebreak.v1.CreateSandboxResponse.timings:type_name -> firebreak.v1.Timings
-	2,  // 24: firebreak.v1.GetSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
-	6,  // 25: firebreak.v1.GetSandboxResponse.usage:type_name -> firebreak.v1.Usage
-	2,  // 26: firebreak.v1.ListSandboxesResponse.sandboxes:type_name -> firebreak.v1.Sandbox
-	2,  // 27: firebreak.v1.WaitSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
-	2,  // 28: firebreak.v1.DeleteSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
-	6,  // 29: firebreak.v1.DeleteSandboxResponse.usage:type_name -> firebreak.v1.Usage
-	51, // 30: firebreak.v1.Template.created_at:type_name -> google.protobuf.Timestamp
-	48, // 31: firebreak.v1.Template.envs:type_name -> firebreak.v1.Template.EnvsEntry
-	20, // 32: firebreak.v1.MakeTemplateResponse.progress:type_name -> firebreak.v1.Progress
-	18, // 33: firebreak.v1.MakeTemplateResponse.template:type_name -> firebreak.v1.Template
-	18, // 34: firebreak.v1.GetTemplateResponse.template:type_name -> firebreak.v1.Template
-	18, // 35: firebreak.v1.ListTemplatesResponse.templates:type_name -> firebreak.v1.Template
-	3,  // 36: firebreak.v1.AdviseRequest.workload:type_name -> firebreak.v1.Workload
-	52, // 37: firebreak.v1.AdviseRequest.time_limit:type_name -> google.protobuf.Duration
-	4,  // 38: firebreak.v1.AdviseResponse.decision:type_name -> firebreak.v1.Decision
-	34, // 39: firebreak.v1.GetPolicyResponse.rules:type_name -> firebreak.v1.Rule
-	20, // 40: firebreak.v1.DoctorResponse.progress:type_name -> firebreak.v1.Progress
-	37, // 41: firebreak.v1.DoctorResponse.report:type_name -> firebreak.v1.Report
-	38, // 42: firebreak.v1.Report.drivers:type_name -> firebreak.v1.DriverReport
-	39, // 43: firebreak.v1.Report.host:type_name -> firebreak.v1.Host
-	40, // 44: firebreak.v1.Report.cases:type_name -> firebreak.v1.CommonCase
-	5,  // 45: firebreak.v1.DriverReport.problems:type_name -> firebreak.v1.Problem
-	5,  // 46: firebreak.v1.DriverReport.warnings:type_name -> firebreak.v1.Problem
-	51, // 47: firebreak.v1.DriverReport.tried_at:type_name -> google.protobuf.Timestamp
-	52, // 48: firebreak.v1.DriverReport.took:type_name -> google.protobuf.Duration
-	49, // 49: firebreak.v1.Host.state_disk:type_name -> firebreak.v1.Host.Disk
-	50, // 50: firebreak.v1.Host.kvm:type_name -> firebreak.v1.Host.KVM
-	5,  // 51: firebreak.v1.Host.problems:type_name -> firebreak.v1.Problem
-	4,  // 52: firebreak.v1.CommonCase.decision:type_name -> firebreak.v1.Decision
-	5,  // 53: firebreak.v1.Decision.Other.problem:type_name -> firebreak.v1.Problem
-	8,  // 54: firebreak.v1.SandboxService.CreateSandbox:input_type -> firebreak.v1.CreateSandboxRequest
-	10, // 55: firebreak.v1.SandboxService.GetSandbox:input_type -> firebreak.v1.GetSandboxRequest
-	12, // 56: firebreak.v1.SandboxService.ListSandboxes:input_type -> firebreak.v1.ListSandboxesRequest
-	14, // 57: firebreak.v1.SandboxService.WaitSandbox:input_type -> firebreak.v1.WaitSandboxRequest
-	16, // 58: firebreak.v1.SandboxService.DeleteSandbox:input_type -> firebreak.v1.DeleteSandboxRequest
-	19, // 59: firebreak.v1.TemplateService.MakeTemplate:input_type -> firebreak.v1.MakeTemplateRequest
-	22, // 60: firebreak.v1.TemplateService.GetTemplate:input_type -> firebreak.v1.GetTemplateRequest
-	24, // 61: firebreak.v1.TemplateService.ListTemplates:input_type -> firebreak.v1.ListTemplatesRequest
-	26, // 62: firebreak.v1.TemplateService.DeleteTemplate:input_type -> firebreak.v1.DeleteTemplateRequest
-	28, // 63: firebreak.v1.TemplateService.CollectGarbage:input_type -> firebreak.v1.CollectGarbageRequest
-	30, // 64: firebreak.v1.PolicyService.Advise:input_type -> firebreak.v1.AdviseRequest
-	32, // 65: firebreak.v1.PolicyService.GetPolicy:input_type -> firebreak.v1.GetPolicyRequest
-	35, // 66: firebreak.v1.HostService.Doctor:input_type -> firebreak.v1.DoctorRequest
-	9,  // 67: firebreak.v1.SandboxService.CreateSandbox:output_type -> firebreak.v1.CreateSandboxResponse
-	11, // 68: firebreak.v1.SandboxService.GetSandbox:output_type -> firebreak.v1.GetSandboxResponse
-	13, // 69: firebreak.v1.SandboxService.ListSandboxes:output_type -> firebreak.v1.ListSandboxesResponse
-	15, // 70: firebreak.v1.SandboxService.WaitSandbox:output_type -> firebreak.v1.WaitSandboxResponse
-	17, // 71: firebreak.v1.SandboxService.DeleteSandbox:output_type -> firebreak.v1.DeleteSandboxResponse
-	21, // 72: firebreak.v1.TemplateService.MakeTemplate:output_type -> firebreak.v1.MakeTemplateResponse
-	23, // 73: firebreak.v1.TemplateService.GetTemplate:output_type -> firebreak.v1.GetTemplateResponse
-	25, // 74: firebreak.v1.TemplateService.ListTemplates:output_type -> firebreak.v1.ListTemplatesResponse
-	27, // 75: firebreak.v1.TemplateService.DeleteTemplate:output_type -> firebreak.v1.DeleteTemplateResponse
-	29, // 76: firebreak.v1.TemplateService.CollectGarbage:output_type -> firebreak.v1.CollectGarbageResponse
-	31, // 77: firebreak.v1.PolicyService.Advise:output_type -> firebreak.v1.AdviseResponse
-	33, // 78: firebreak.v1.PolicyService.GetPolicy:output_type -> firebreak.v1.GetPolicyResponse
-	36, // 79: firebreak.v1.HostService.Doctor:output_type -> firebreak.v1.DoctorResponse
-	67, // [67:80] is the sub-list for method output_type
-	54, // [54:67] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	0,   // 0: firebreak.v1.Sandbox.limits:type_name -> firebreak.v1.Limits
+	87,  // 1: firebreak.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
+	87,  // 2: firebreak.v1.Sandbox.deadline:type_name -> google.protobuf.Timestamp
+	1,   // 3: firebreak.v1.Sandbox.mounts:type_name -> firebreak.v1.Mount
+	4,   // 4: firebreak.v1.Sandbox.decision:type_name -> firebreak.v1.Decision
+	72,  // 5: firebreak.v1.Sandbox.metadata:type_name -> firebreak.v1.Sandbox.MetadataEntry
+	87,  // 6: firebreak.v1.Sandbox.paused_at:type_name -> google.protobuf.Timestamp
+	87,  // 7: firebreak.v1.Sandbox.ended_at:type_name -> google.protobuf.Timestamp
+	88,  // 8: firebreak.v1.Workload.start_within:type_name -> google.protobuf.Duration
+	3,   // 9: firebreak.v1.Decision.workload:type_name -> firebreak.v1.Workload
+	73,  // 10: firebreak.v1.Decision.defaults:type_name -> firebreak.v1.Decision.Assumption
+	74,  // 11: firebreak.v1.Decision.override:type_name -> firebreak.v1.Decision.Override
+	75,  // 12: firebreak.v1.Decision.refusal:type_name -> firebreak.v1.Decision.Refusal
+	76,  // 13: firebreak.v1.Decision.others:type_name -> firebreak.v1.Decision.Other
+	77,  // 14: firebreak.v1.Decision.duties:type_name -> firebreak.v1.Decision.Duty
+	78,  // 15: firebreak.v1.Decision.trace:type_name -> firebreak.v1.Decision.Step
+	88,  // 16: firebreak.v1.Usage.cpu:type_name -> google.protobuf.Duration
+	88,  // 17: firebreak.v1.Timings.image:type_name -> google.protobuf.Duration
+	88,  // 18: firebreak.v1.Timings.create:type_name -> google.protobuf.Duration
+	88,  // 19: firebreak.v1.Timings.agent:type_name -> google.protobuf.Duration
+	0,   // 20: firebreak.v1.CreateSandboxRequest.limits:type_name -> firebreak.v1.Limits
+	1,   // 21: firebreak.v1.CreateSandboxRequest.mounts:type_name -> firebreak.v1.Mount
+	79,  // 22: firebreak.v1.CreateSandboxRequest.envs:type_name -> firebreak.v1.CreateSandboxRequest.EnvsEntry
+	88,  // 23: firebreak.v1.CreateSandboxRequest.timeout:type_name -> google.protobuf.Duration
+	3,   // 24: firebreak.v1.CreateSandboxRequest.workload:type_name -> firebreak.v1.Workload
+	80,  // 25: firebreak.v1.CreateSandboxRequest.metadata:type_name -> firebreak.v1.CreateSandboxRequest.MetadataEntry
+	2,   // 26: firebreak.v1.CreateSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	7,   // 27: firebreak.v1.CreateSandboxResponse.timings:type_name -> firebreak.v1.Timings
+	2,   // 28: firebreak.v1.GetSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	6,   // 29: firebreak.v1.GetSandboxResponse.usage:type_name -> firebreak.v1.Usage
+	81,  // 30: firebreak.v1.ListSandboxesRequest.metadata:type_name -> firebreak.v1.ListSandboxesRequest.MetadataEntry
+	2,   // 31: firebreak.v1.ListSandboxesResponse.sandboxes:type_name -> firebreak.v1.Sandbox
+	2,   // 32: firebreak.v1.WaitSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	2,   // 33: firebreak.v1.DeleteSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	6,   // 34: firebreak.v1.DeleteSandboxResponse.usage:type_name -> firebreak.v1.Usage
+	2,   // 35: firebreak.v1.PauseSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	88,  // 36: firebreak.v1.ResumeSandboxRequest.timeout:type_name -> google.protobuf.Duration
+	2,   // 37: firebreak.v1.ResumeSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	88,  // 38: firebreak.v1.SetSandboxTimeoutRequest.timeout:type_name -> google.protobuf.Duration
+	2,   // 39: firebreak.v1.SetSandboxTimeoutResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	26,  // 40: firebreak.v1.WatchSandboxesResponse.event:type_name -> firebreak.v1.Event
+	87,  // 41: firebreak.v1.Event.at:type_name -> google.protobuf.Timestamp
+	82,  // 42: firebreak.v1.Event.metadata:type_name -> firebreak.v1.Event.MetadataEntry
+	87,  // 43: firebreak.v1.Event.deadline:type_name -> google.protobuf.Timestamp
+	3,   // 44: firebreak.v1.Pool.workload:type_name -> firebreak.v1.Workload
+	0,   // 45: firebreak.v1.Pool.limits:type_name -> firebreak.v1.Limits
+	27,  // 46: firebreak.v1.PoolStatus.pool:type_name -> firebreak.v1.Pool
+	28,  // 47: firebreak.v1.ListPoolsResponse.pools:type_name -> firebreak.v1.PoolStatus
+	27,  // 48: firebreak.v1.SetPoolRequest.pool:type_name -> firebreak.v1.Pool
+	28,  // 49: firebreak.v1.SetPoolResponse.pool:type_name -> firebreak.v1.PoolStatus
+	28,  // 50: firebreak.v1.DrainPoolResponse.pool:type_name -> firebreak.v1.PoolStatus
+	87,  // 51: firebreak.v1.Key.created_at:type_name -> google.protobuf.Timestamp
+	87,  // 52: firebreak.v1.Key.used_at:type_name -> google.protobuf.Timestamp
+	87,  // 53: firebreak.v1.Key.revoked_at:type_name -> google.protobuf.Timestamp
+	37,  // 54: firebreak.v1.CreateKeyResponse.key:type_name -> firebreak.v1.Key
+	37,  // 55: firebreak.v1.ListKeysResponse.keys:type_name -> firebreak.v1.Key
+	83,  // 56: firebreak.v1.Tenant.limits:type_name -> firebreak.v1.Tenant.Limits
+	3,   // 57: firebreak.v1.Tenant.workload:type_name -> firebreak.v1.Workload
+	44,  // 58: firebreak.v1.SetTenantRequest.tenant:type_name -> firebreak.v1.Tenant
+	44,  // 59: firebreak.v1.SetTenantResponse.tenant:type_name -> firebreak.v1.Tenant
+	44,  // 60: firebreak.v1.ListTenantsResponse.tenants:type_name -> firebreak.v1.Tenant
+	87,  // 61: firebreak.v1.Template.created_at:type_name -> google.protobuf.Timestamp
+	84,  // 62: firebreak.v1.Template.envs:type_name -> firebreak.v1.Template.EnvsEntry
+	51,  // 63: firebreak.v1.MakeTemplateResponse.progress:type_name -> firebreak.v1.Progress
+	49,  // 64: firebreak.v1.MakeTemplateResponse.template:type_name -> firebreak.v1.Template
+	49,  // 65: firebreak.v1.GetTemplateResponse.template:type_name -> firebreak.v1.Template
+	49,  // 66: firebreak.v1.ListTemplatesResponse.templates:type_name -> firebreak.v1.Template
+	3,   // 67: firebreak.v1.AdviseRequest.workload:type_name -> firebreak.v1.Workload
+	88,  // 68: firebreak.v1.AdviseRequest.time_limit:type_name -> google.protobuf.Duration
+	4,   // 69: firebreak.v1.AdviseResponse.decision:type_name -> firebreak.v1.Decision
+	65,  // 70: firebreak.v1.GetPolicyResponse.rules:type_name -> firebreak.v1.Rule
+	51,  // 71: firebreak.v1.DoctorResponse.progress:type_name -> firebreak.v1.Progress
+	68,  // 72: firebreak.v1.DoctorResponse.report:type_name -> firebreak.v1.Report
+	69,  // 73: firebreak.v1.Report.drivers:type_name -> firebreak.v1.DriverReport
+	70,  // 74: firebreak.v1.Report.host:type_name -> firebreak.v1.Host
+	71,  // 75: firebreak.v1.Report.cases:type_name -> firebreak.v1.CommonCase
+	5,   // 76: firebreak.v1.DriverReport.problems:type_name -> firebreak.v1.Problem
+	5,   // 77: firebreak.v1.DriverReport.warnings:type_name -> firebreak.v1.Problem
+	87,  // 78: firebreak.v1.DriverReport.tried_at:type_name -> google.protobuf.Timestamp
+	88,  // 79: firebreak.v1.DriverReport.took:type_name -> google.protobuf.Duration
+	85,  // 80: firebreak.v1.Host.state_disk:type_name -> firebreak.v1.Host.Disk
+	86,  // 81: firebreak.v1.Host.kvm:type_name -> firebreak.v1.Host.KVM
+	5,   // 82: firebreak.v1.Host.problems:type_name -> firebreak.v1.Problem
+	4,   // 83: firebreak.v1.CommonCase.decision:type_name -> firebreak.v1.Decision
+	5,   // 84: firebreak.v1.Decision.Other.problem:type_name -> firebreak.v1.Problem
+	8,   // 85: firebreak.v1.SandboxService.CreateSandbox:input_type -> firebreak.v1.CreateSandboxRequest
+	10,  // 86: firebreak.v1.SandboxService.GetSandbox:input_type -> firebreak.v1.GetSandboxRequest
+	12,  // 87: firebreak.v1.SandboxService.ListSandboxes:input_type -> firebreak.v1.ListSandboxesRequest
+	14,  // 88: firebreak.v1.SandboxService.WaitSandbox:input_type -> firebreak.v1.WaitSandboxRequest
+	16,  // 89: firebreak.v1.SandboxService.DeleteSandbox:input_type -> firebreak.v1.DeleteSandboxRequest
+	18,  // 90: firebreak.v1.SandboxService.PauseSandbox:input_type -> firebreak.v1.PauseSandboxRequest
+	20,  // 91: firebreak.v1.SandboxService.ResumeSandbox:input_type -> firebreak.v1.ResumeSandboxRequest
+	22,  // 92: firebreak.v1.SandboxService.SetSandboxTimeout:input_type -> firebreak.v1.SetSandboxTimeoutRequest
+	24,  // 93: firebreak.v1.SandboxService.WatchSandboxes:input_type -> firebreak.v1.WatchSandboxesRequest
+	29,  // 94: firebreak.v1.PoolService.ListPools:input_type -> firebreak.v1.ListPoolsRequest
+	31,  // 95: firebreak.v1.PoolService.SetPool:input_type -> firebreak.v1.SetPoolRequest
+	33,  // 96: firebreak.v1.PoolService.DeletePool:input_type -> firebreak.v1.DeletePoolRequest
+	35,  // 97: firebreak.v1.PoolService.DrainPool:input_type -> firebreak.v1.DrainPoolRequest
+	38,  // 98: firebreak.v1.KeyService.CreateKey:input_type -> firebreak.v1.CreateKeyRequest
+	40,  // 99: firebreak.v1.KeyService.ListKeys:input_type -> firebreak.v1.ListKeysRequest
+	42,  // 100: firebreak.v1.KeyService.RevokeKey:input_type -> firebreak.v1.RevokeKeyRequest
+	45,  // 101: firebreak.v1.TenantService.SetTenant:input_type -> firebreak.v1.SetTenantRequest
+	47,  // 102: firebreak.v1.TenantService.ListTenants:input_type -> firebreak.v1.ListTenantsRequest
+	50,  // 103: firebreak.v1.TemplateService.MakeTemplate:input_type -> firebreak.v1.MakeTemplateRequest
+	53,  // 104: firebreak.v1.TemplateService.GetTemplate:input_type -> firebreak.v1.GetTemplateRequest
+	55,  // 105: firebreak.v1.TemplateService.ListTemplates:input_type -> firebreak.v1.ListTemplatesRequest
+	57,  // 106: firebreak.v1.TemplateService.DeleteTemplate:input_type -> firebreak.v1.DeleteTemplateRequest
+	59,  // 107: firebreak.v1.TemplateService.CollectGarbage:input_type -> firebreak.v1.CollectGarbageRequest
+	61,  // 108: firebreak.v1.PolicyService.Advise:input_type -> firebreak.v1.AdviseRequest
+	63,  // 109: firebreak.v1.PolicyService.GetPolicy:input_type -> firebreak.v1.GetPolicyRequest
+	66,  // 110: firebreak.v1.HostService.Doctor:input_type -> firebreak.v1.DoctorRequest
+	9,   // 111: firebreak.v1.SandboxService.CreateSandbox:output_type -> firebreak.v1.CreateSandboxResponse
+	11,  // 112: firebreak.v1.SandboxService.GetSandbox:output_type -> firebreak.v1.GetSandboxResponse
+	13,  // 113: firebreak.v1.SandboxService.ListSandboxes:output_type -> firebreak.v1.ListSandboxesResponse
+	15,  // 114: firebreak.v1.SandboxService.WaitSandbox:output_type -> firebreak.v1.WaitSandboxResponse
+	17,  // 115: firebreak.v1.SandboxService.DeleteSandbox:output_type -> firebreak.v1.DeleteSandboxResponse
+	19,  // 116: firebreak.v1.SandboxService.PauseSandbox:output_type -> firebreak.v1.PauseSandboxResponse
+	21,  // 117: firebreak.v1.SandboxService.ResumeSandbox:output_type -> firebreak.v1.ResumeSandboxResponse
+	23,  // 118: firebreak.v1.SandboxService.SetSandboxTimeout:output_type -> firebreak.v1.SetSandboxTimeoutResponse
+	25,  // 119: firebreak.v1.SandboxService.WatchSandboxes:output_type -> firebreak.v1.WatchSandboxesResponse
+	30,  // 120: firebreak.v1.PoolService.ListPools:output_type -> firebreak.v1.ListPoolsResponse
+	32,  // 121: firebreak.v1.PoolService.SetPool:output_type -> firebreak.v1.SetPoolResponse
+	34,  // 122: firebreak.v1.PoolService.DeletePool:output_type -> firebreak.v1.DeletePoolResponse
+	36,  // 123: firebreak.v1.PoolService.DrainPool:output_type -> firebreak.v1.DrainPoolResponse
+	39,  // 124: firebreak.v1.KeyService.CreateKey:output_type -> firebreak.v1.CreateKeyResponse
+	41,  // 125: firebreak.v1.KeyService.ListKeys:output_type -> firebreak.v1.ListKeysResponse
+	43,  // 126: firebreak.v1.KeyService.RevokeKey:output_type -> firebreak.v1.RevokeKeyResponse
+	46,  // 127: firebreak.v1.TenantService.SetTenant:output_type -> firebreak.v1.SetTenantResponse
+	48,  // 128: firebreak.v1.TenantService.ListTenants:output_type -> firebreak.v1.ListTenantsResponse
+	52,  // 129: firebreak.v1.TemplateService.MakeTemplate:output_type -> firebreak.v1.MakeTemplateResponse
+	54,  // 130: firebreak.v1.TemplateService.GetTemplate:output_type -> firebreak.v1.GetTemplateResponse
+	56,  // 131: firebreak.v1.TemplateService.ListTemplates:output_type -> firebreak.v1.ListTemplatesResponse
+	58,  // 132: firebreak.v1.TemplateService.DeleteTemplate:output_type -> firebreak.v1.DeleteTemplateResponse
+	60,  // 133: firebreak.v1.TemplateService.CollectGarbage:output_type -> firebreak.v1.CollectGarbageResponse
+	62,  // 134: firebreak.v1.PolicyService.Advise:output_type -> firebreak.v1.AdviseResponse
+	64,  // 135: firebreak.v1.PolicyService.GetPolicy:output_type -> firebreak.v1.GetPolicyResponse
+	67,  // 136: firebreak.v1.HostService.Doctor:output_type -> firebreak.v1.DoctorResponse
+	111, // [111:137] is the sub-list for method output_type
+	85,  // [85:111] is the sub-list for method input_type
+	85,  // [85:85] is the sub-list for extension type_name
+	85,  // [85:85] is the sub-list for extension extendee
+	0,   // [0:85] is the sub-list for field type_name
 }
 
 func init() { file_firebreak_v1_firebreak_proto_init() }
@@ -3861,16 +5986,16 @@ func file_firebreak_v1_firebreak_proto_init() {
 	if File_firebreak_v1_firebreak_proto != nil {
 		return
 	}
-	file_firebreak_v1_firebreak_proto_msgTypes[19].OneofWrappers = []any{
+	file_firebreak_v1_firebreak_proto_msgTypes[50].OneofWrappers = []any{
 		(*MakeTemplateRequest_Path)(nil),
 		(*MakeTemplateRequest_Reference)(nil),
 		(*MakeTemplateRequest_Recipe)(nil),
 	}
-	file_firebreak_v1_firebreak_proto_msgTypes[21].OneofWrappers = []any{
+	file_firebreak_v1_firebreak_proto_msgTypes[52].OneofWrappers = []any{
 		(*MakeTemplateResponse_Progress)(nil),
 		(*MakeTemplateResponse_Template)(nil),
 	}
-	file_firebreak_v1_firebreak_proto_msgTypes[36].OneofWrappers = []any{
+	file_firebreak_v1_firebreak_proto_msgTypes[67].OneofWrappers = []any{
 		(*DoctorResponse_Progress)(nil),
 		(*DoctorResponse_Report)(nil),
 	}
@@ -3880,9 +6005,9 @@ func file_firebreak_v1_firebreak_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_firebreak_v1_firebreak_proto_rawDesc), len(file_firebreak_v1_firebreak_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   51,
+			NumMessages:   87,
 			NumExtensions: 0,
-			NumServices:   4,
+			NumServices:   7,
 		},
 		GoTypes:           file_firebreak_v1_firebreak_proto_goTypes,
 		DependencyIndexes: file_firebreak_v1_firebreak_proto_depIdxs,

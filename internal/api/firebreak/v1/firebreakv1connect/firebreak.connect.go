@@ -24,6 +24,12 @@ const _ = connect.IsAtLeastVersion1_13_0
 const (
 	// SandboxServiceName is the fully-qualified name of the SandboxService service.
 	SandboxServiceName = "firebreak.v1.SandboxService"
+	// PoolServiceName is the fully-qualified name of the PoolService service.
+	PoolServiceName = "firebreak.v1.PoolService"
+	// KeyServiceName is the fully-qualified name of the KeyService service.
+	KeyServiceName = "firebreak.v1.KeyService"
+	// TenantServiceName is the fully-qualified name of the TenantService service.
+	TenantServiceName = "firebreak.v1.TenantService"
 	// TemplateServiceName is the fully-qualified name of the TemplateService service.
 	TemplateServiceName = "firebreak.v1.TemplateService"
 	// PolicyServiceName is the fully-qualified name of the PolicyService service.
@@ -55,6 +61,37 @@ const (
 	// SandboxServiceDeleteSandboxProcedure is the fully-qualified name of the SandboxService's
 	// DeleteSandbox RPC.
 	SandboxServiceDeleteSandboxProcedure = "/firebreak.v1.SandboxService/DeleteSandbox"
+	// SandboxServicePauseSandboxProcedure is the fully-qualified name of the SandboxService's
+	// PauseSandbox RPC.
+	SandboxServicePauseSandboxProcedure = "/firebreak.v1.SandboxService/PauseSandbox"
+	// SandboxServiceResumeSandboxProcedure is the fully-qualified name of the SandboxService's
+	// ResumeSandbox RPC.
+	SandboxServiceResumeSandboxProcedure = "/firebreak.v1.SandboxService/ResumeSandbox"
+	// SandboxServiceSetSandboxTimeoutProcedure is the fully-qualified name of the SandboxService's
+	// SetSandboxTimeout RPC.
+	SandboxServiceSetSandboxTimeoutProcedure = "/firebreak.v1.SandboxService/SetSandboxTimeout"
+	// SandboxServiceWatchSandboxesProcedure is the fully-qualified name of the SandboxService's
+	// WatchSandboxes RPC.
+	SandboxServiceWatchSandboxesProcedure = "/firebreak.v1.SandboxService/WatchSandboxes"
+	// PoolServiceListPoolsProcedure is the fully-qualified name of the PoolService's ListPools RPC.
+	PoolServiceListPoolsProcedure = "/firebreak.v1.PoolService/ListPools"
+	// PoolServiceSetPoolProcedure is the fully-qualified name of the PoolService's SetPool RPC.
+	PoolServiceSetPoolProcedure = "/firebreak.v1.PoolService/SetPool"
+	// PoolServiceDeletePoolProcedure is the fully-qualified name of the PoolService's DeletePool RPC.
+	PoolServiceDeletePoolProcedure = "/firebreak.v1.PoolService/DeletePool"
+	// PoolServiceDrainPoolProcedure is the fully-qualified name of the PoolService's DrainPool RPC.
+	PoolServiceDrainPoolProcedure = "/firebreak.v1.PoolService/DrainPool"
+	// KeyServiceCreateKeyProcedure is the fully-qualified name of the KeyService's CreateKey RPC.
+	KeyServiceCreateKeyProcedure = "/firebreak.v1.KeyService/CreateKey"
+	// KeyServiceListKeysProcedure is the fully-qualified name of the KeyService's ListKeys RPC.
+	KeyServiceListKeysProcedure = "/firebreak.v1.KeyService/ListKeys"
+	// KeyServiceRevokeKeyProcedure is the fully-qualified name of the KeyService's RevokeKey RPC.
+	KeyServiceRevokeKeyProcedure = "/firebreak.v1.KeyService/RevokeKey"
+	// TenantServiceSetTenantProcedure is the fully-qualified name of the TenantService's SetTenant RPC.
+	TenantServiceSetTenantProcedure = "/firebreak.v1.TenantService/SetTenant"
+	// TenantServiceListTenantsProcedure is the fully-qualified name of the TenantService's ListTenants
+	// RPC.
+	TenantServiceListTenantsProcedure = "/firebreak.v1.TenantService/ListTenants"
 	// TemplateServiceMakeTemplateProcedure is the fully-qualified name of the TemplateService's
 	// MakeTemplate RPC.
 	TemplateServiceMakeTemplateProcedure = "/firebreak.v1.TemplateService/MakeTemplate"
@@ -86,6 +123,15 @@ type SandboxServiceClient interface {
 	// Blocks until the sandbox has ended.
 	WaitSandbox(context.Context, *connect.Request[v1.WaitSandboxRequest]) (*connect.Response[v1.WaitSandboxResponse], error)
 	DeleteSandbox(context.Context, *connect.Request[v1.DeleteSandboxRequest]) (*connect.Response[v1.DeleteSandboxResponse], error)
+	// Freezes a sandbox and keeps its memory. One that is paused already is aborted.
+	PauseSandbox(context.Context, *connect.Request[v1.PauseSandboxRequest]) (*connect.Response[v1.PauseSandboxResponse], error)
+	// Has a paused sandbox go on. For one that runs, it only puts off the end of its time.
+	ResumeSandbox(context.Context, *connect.Request[v1.ResumeSandboxRequest]) (*connect.Response[v1.ResumeSandboxResponse], error)
+	// Says anew how long a sandbox lives, counted from now.
+	SetSandboxTimeout(context.Context, *connect.Request[v1.SetSandboxTimeoutRequest]) (*connect.Response[v1.SetSandboxTimeoutResponse], error)
+	// Streams what happens to sandboxes, from the moment of the first message, which is empty. Events that come faster than
+	// they are read end the stream.
+	WatchSandboxes(context.Context, *connect.Request[v1.WatchSandboxesRequest]) (*connect.ServerStreamForClient[v1.WatchSandboxesResponse], error)
 }
 
 // NewSandboxServiceClient constructs a client for the firebreak.v1.SandboxService service. By
@@ -129,16 +175,44 @@ func NewSandboxServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(sandboxServiceMethods.ByName("DeleteSandbox")),
 			connect.WithClientOptions(opts...),
 		),
+		pauseSandbox: connect.NewClient[v1.PauseSandboxRequest, v1.PauseSandboxResponse](
+			httpClient,
+			baseURL+SandboxServicePauseSandboxProcedure,
+			connect.WithSchema(sandboxServiceMethods.ByName("PauseSandbox")),
+			connect.WithClientOptions(opts...),
+		),
+		resumeSandbox: connect.NewClient[v1.ResumeSandboxRequest, v1.ResumeSandboxResponse](
+			httpClient,
+			baseURL+SandboxServiceResumeSandboxProcedure,
+			connect.WithSchema(sandboxServiceMethods.ByName("ResumeSandbox")),
+			connect.WithClientOptions(opts...),
+		),
+		setSandboxTimeout: connect.NewClient[v1.SetSandboxTimeoutRequest, v1.SetSandboxTimeoutResponse](
+			httpClient,
+			baseURL+SandboxServiceSetSandboxTimeoutProcedure,
+			connect.WithSchema(sandboxServiceMethods.ByName("SetSandboxTimeout")),
+			connect.WithClientOptions(opts...),
+		),
+		watchSandboxes: connect.NewClient[v1.WatchSandboxesRequest, v1.WatchSandboxesResponse](
+			httpClient,
+			baseURL+SandboxServiceWatchSandboxesProcedure,
+			connect.WithSchema(sandboxServiceMethods.ByName("WatchSandboxes")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // sandboxServiceClient implements SandboxServiceClient.
 type sandboxServiceClient struct {
-	createSandbox *connect.Client[v1.CreateSandboxRequest, v1.CreateSandboxResponse]
-	getSandbox    *connect.Client[v1.GetSandboxRequest, v1.GetSandboxResponse]
-	listSandboxes *connect.Client[v1.ListSandboxesRequest, v1.ListSandboxesResponse]
-	waitSandbox   *connect.Client[v1.WaitSandboxRequest, v1.WaitSandboxResponse]
-	deleteSandbox *connect.Client[v1.DeleteSandboxRequest, v1.DeleteSandboxResponse]
+	createSandbox     *connect.Client[v1.CreateSandboxRequest, v1.CreateSandboxResponse]
+	getSandbox        *connect.Client[v1.GetSandboxRequest, v1.GetSandboxResponse]
+	listSandboxes     *connect.Client[v1.ListSandboxesRequest, v1.ListSandboxesResponse]
+	waitSandbox       *connect.Client[v1.WaitSandboxRequest, v1.WaitSandboxResponse]
+	deleteSandbox     *connect.Client[v1.DeleteSandboxRequest, v1.DeleteSandboxResponse]
+	pauseSandbox      *connect.Client[v1.PauseSandboxRequest, v1.PauseSandboxResponse]
+	resumeSandbox     *connect.Client[v1.ResumeSandboxRequest, v1.ResumeSandboxResponse]
+	setSandboxTimeout *connect.Client[v1.SetSandboxTimeoutRequest, v1.SetSandboxTimeoutResponse]
+	watchSandboxes    *connect.Client[v1.WatchSandboxesRequest, v1.WatchSandboxesResponse]
 }
 
 // CreateSandbox calls firebreak.v1.SandboxService.CreateSandbox.
@@ -166,6 +240,26 @@ func (c *sandboxServiceClient) DeleteSandbox(ctx context.Context, req *connect.R
 	return c.deleteSandbox.CallUnary(ctx, req)
 }
 
+// PauseSandbox calls firebreak.v1.SandboxService.PauseSandbox.
+func (c *sandboxServiceClient) PauseSandbox(ctx context.Context, req *connect.Request[v1.PauseSandboxRequest]) (*connect.Response[v1.PauseSandboxResponse], error) {
+	return c.pauseSandbox.CallUnary(ctx, req)
+}
+
+// ResumeSandbox calls firebreak.v1.SandboxService.ResumeSandbox.
+func (c *sandboxServiceClient) ResumeSandbox(ctx context.Context, req *connect.Request[v1.ResumeSandboxRequest]) (*connect.Response[v1.ResumeSandboxResponse], error) {
+	return c.resumeSandbox.CallUnary(ctx, req)
+}
+
+// SetSandboxTimeout calls firebreak.v1.SandboxService.SetSandboxTimeout.
+func (c *sandboxServiceClient) SetSandboxTimeout(ctx context.Context, req *connect.Request[v1.SetSandboxTimeoutRequest]) (*connect.Response[v1.SetSandboxTimeoutResponse], error) {
+	return c.setSandboxTimeout.CallUnary(ctx, req)
+}
+
+// WatchSandboxes calls firebreak.v1.SandboxService.WatchSandboxes.
+func (c *sandboxServiceClient) WatchSandboxes(ctx context.Context, req *connect.Request[v1.WatchSandboxesRequest]) (*connect.ServerStreamForClient[v1.WatchSandboxesResponse], error) {
+	return c.watchSandboxes.CallServerStream(ctx, req)
+}
+
 // SandboxServiceHandler is an implementation of the firebreak.v1.SandboxService service.
 type SandboxServiceHandler interface {
 	CreateSandbox(context.Context, *connect.Request[v1.CreateSandboxRequest]) (*connect.Response[v1.CreateSandboxResponse], error)
@@ -174,6 +268,15 @@ type SandboxServiceHandler interface {
 	// Blocks until the sandbox has ended.
 	WaitSandbox(context.Context, *connect.Request[v1.WaitSandboxRequest]) (*connect.Response[v1.WaitSandboxResponse], error)
 	DeleteSandbox(context.Context, *connect.Request[v1.DeleteSandboxRequest]) (*connect.Response[v1.DeleteSandboxResponse], error)
+	// Freezes a sandbox and keeps its memory. One that is paused already is aborted.
+	PauseSandbox(context.Context, *connect.Request[v1.PauseSandboxRequest]) (*connect.Response[v1.PauseSandboxResponse], error)
+	// Has a paused sandbox go on. For one that runs, it only puts off the end of its time.
+	ResumeSandbox(context.Context, *connect.Request[v1.ResumeSandboxRequest]) (*connect.Response[v1.ResumeSandboxResponse], error)
+	// Says anew how long a sandbox lives, counted from now.
+	SetSandboxTimeout(context.Context, *connect.Request[v1.SetSandboxTimeoutRequest]) (*connect.Response[v1.SetSandboxTimeoutResponse], error)
+	// Streams what happens to sandboxes, from the moment of the first message, which is empty. Events that come faster than
+	// they are read end the stream.
+	WatchSandboxes(context.Context, *connect.Request[v1.WatchSandboxesRequest], *connect.ServerStream[v1.WatchSandboxesResponse]) error
 }
 
 // NewSandboxServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -213,6 +316,30 @@ func NewSandboxServiceHandler(svc SandboxServiceHandler, opts ...connect.Handler
 		connect.WithSchema(sandboxServiceMethods.ByName("DeleteSandbox")),
 		connect.WithHandlerOptions(opts...),
 	)
+	sandboxServicePauseSandboxHandler := connect.NewUnaryHandler(
+		SandboxServicePauseSandboxProcedure,
+		svc.PauseSandbox,
+		connect.WithSchema(sandboxServiceMethods.ByName("PauseSandbox")),
+		connect.WithHandlerOptions(opts...),
+	)
+	sandboxServiceResumeSandboxHandler := connect.NewUnaryHandler(
+		SandboxServiceResumeSandboxProcedure,
+		svc.ResumeSandbox,
+		connect.WithSchema(sandboxServiceMethods.ByName("ResumeSandbox")),
+		connect.WithHandlerOptions(opts...),
+	)
+	sandboxServiceSetSandboxTimeoutHandler := connect.NewUnaryHandler(
+		SandboxServiceSetSandboxTimeoutProcedure,
+		svc.SetSandboxTimeout,
+		connect.WithSchema(sandboxServiceMethods.ByName("SetSandboxTimeout")),
+		connect.WithHandlerOptions(opts...),
+	)
+	sandboxServiceWatchSandboxesHandler := connect.NewServerStreamHandler(
+		SandboxServiceWatchSandboxesProcedure,
+		svc.WatchSandboxes,
+		connect.WithSchema(sandboxServiceMethods.ByName("WatchSandboxes")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/firebreak.v1.SandboxService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case SandboxServiceCreateSandboxProcedure:
@@ -225,6 +352,14 @@ func NewSandboxServiceHandler(svc SandboxServiceHandler, opts ...connect.Handler
 			sandboxServiceWaitSandboxHandler.ServeHTTP(w, r)
 		case SandboxServiceDeleteSandboxProcedure:
 			sandboxServiceDeleteSandboxHandler.ServeHTTP(w, r)
+		case SandboxServicePauseSandboxProcedure:
+			sandboxServicePauseSandboxHandler.ServeHTTP(w, r)
+		case SandboxServiceResumeSandboxProcedure:
+			sandboxServiceResumeSandboxHandler.ServeHTTP(w, r)
+		case SandboxServiceSetSandboxTimeoutProcedure:
+			sandboxServiceSetSandboxTimeoutHandler.ServeHTTP(w, r)
+		case SandboxServiceWatchSandboxesProcedure:
+			sandboxServiceWatchSandboxesHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -252,6 +387,394 @@ func (UnimplementedSandboxServiceHandler) WaitSandbox(context.Context, *connect.
 
 func (UnimplementedSandboxServiceHandler) DeleteSandbox(context.Context, *connect.Request[v1.DeleteSandboxRequest]) (*connect.Response[v1.DeleteSandboxResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.SandboxService.DeleteSandbox is not implemented"))
+}
+
+func (UnimplementedSandboxServiceHandler) PauseSandbox(context.Context, *connect.Request[v1.PauseSandboxRequest]) (*connect.Response[v1.PauseSandboxResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.SandboxService.PauseSandbox is not implemented"))
+}
+
+func (UnimplementedSandboxServiceHandler) ResumeSandbox(context.Context, *connect.Request[v1.ResumeSandboxRequest]) (*connect.Response[v1.ResumeSandboxResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.SandboxService.ResumeSandbox is not implemented"))
+}
+
+func (UnimplementedSandboxServiceHandler) SetSandboxTimeout(context.Context, *connect.Request[v1.SetSandboxTimeoutRequest]) (*connect.Response[v1.SetSandboxTimeoutResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.SandboxService.SetSandboxTimeout is not implemented"))
+}
+
+func (UnimplementedSandboxServiceHandler) WatchSandboxes(context.Context, *connect.Request[v1.WatchSandboxesRequest], *connect.ServerStream[v1.WatchSandboxesResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.SandboxService.WatchSandboxes is not implemented"))
+}
+
+// PoolServiceClient is a client for the firebreak.v1.PoolService service.
+type PoolServiceClient interface {
+	ListPools(context.Context, *connect.Request[v1.ListPoolsRequest]) (*connect.Response[v1.ListPoolsResponse], error)
+	// Makes a pool, or changes the one of this name, which is then filled anew.
+	SetPool(context.Context, *connect.Request[v1.SetPoolRequest]) (*connect.Response[v1.SetPoolResponse], error)
+	DeletePool(context.Context, *connect.Request[v1.DeletePoolRequest]) (*connect.Response[v1.DeletePoolResponse], error)
+	// Throws away what lies ready and fills the pool anew. Returns when the old sandboxes are gone.
+	DrainPool(context.Context, *connect.Request[v1.DrainPoolRequest]) (*connect.Response[v1.DrainPoolResponse], error)
+}
+
+// NewPoolServiceClient constructs a client for the firebreak.v1.PoolService service. By default, it
+// uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses, and sends
+// uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the connect.WithGRPC() or
+// connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewPoolServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) PoolServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	poolServiceMethods := v1.File_firebreak_v1_firebreak_proto.Services().ByName("PoolService").Methods()
+	return &poolServiceClient{
+		listPools: connect.NewClient[v1.ListPoolsRequest, v1.ListPoolsResponse](
+			httpClient,
+			baseURL+PoolServiceListPoolsProcedure,
+			connect.WithSchema(poolServiceMethods.ByName("ListPools")),
+			connect.WithClientOptions(opts...),
+		),
+		setPool: connect.NewClient[v1.SetPoolRequest, v1.SetPoolResponse](
+			httpClient,
+			baseURL+PoolServiceSetPoolProcedure,
+			connect.WithSchema(poolServiceMethods.ByName("SetPool")),
+			connect.WithClientOptions(opts...),
+		),
+		deletePool: connect.NewClient[v1.DeletePoolRequest, v1.DeletePoolResponse](
+			httpClient,
+			baseURL+PoolServiceDeletePoolProcedure,
+			connect.WithSchema(poolServiceMethods.ByName("DeletePool")),
+			connect.WithClientOptions(opts...),
+		),
+		drainPool: connect.NewClient[v1.DrainPoolRequest, v1.DrainPoolResponse](
+			httpClient,
+			baseURL+PoolServiceDrainPoolProcedure,
+			connect.WithSchema(poolServiceMethods.ByName("DrainPool")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// poolServiceClient implements PoolServiceClient.
+type poolServiceClient struct {
+	listPools  *connect.Client[v1.ListPoolsRequest, v1.ListPoolsResponse]
+	setPool    *connect.Client[v1.SetPoolRequest, v1.SetPoolResponse]
+	deletePool *connect.Client[v1.DeletePoolRequest, v1.DeletePoolResponse]
+	drainPool  *connect.Client[v1.DrainPoolRequest, v1.DrainPoolResponse]
+}
+
+// ListPools calls firebreak.v1.PoolService.ListPools.
+func (c *poolServiceClient) ListPools(ctx context.Context, req *connect.Request[v1.ListPoolsRequest]) (*connect.Response[v1.ListPoolsResponse], error) {
+	return c.listPools.CallUnary(ctx, req)
+}
+
+// SetPool calls firebreak.v1.PoolService.SetPool.
+func (c *poolServiceClient) SetPool(ctx context.Context, req *connect.Request[v1.SetPoolRequest]) (*connect.Response[v1.SetPoolResponse], error) {
+	return c.setPool.CallUnary(ctx, req)
+}
+
+// DeletePool calls firebreak.v1.PoolService.DeletePool.
+func (c *poolServiceClient) DeletePool(ctx context.Context, req *connect.Request[v1.DeletePoolRequest]) (*connect.Response[v1.DeletePoolResponse], error) {
+	return c.deletePool.CallUnary(ctx, req)
+}
+
+// DrainPool calls firebreak.v1.PoolService.DrainPool.
+func (c *poolServiceClient) DrainPool(ctx context.Context, req *connect.Request[v1.DrainPoolRequest]) (*connect.Response[v1.DrainPoolResponse], error) {
+	return c.drainPool.CallUnary(ctx, req)
+}
+
+// PoolServiceHandler is an implementation of the firebreak.v1.PoolService service.
+type PoolServiceHandler interface {
+	ListPools(context.Context, *connect.Request[v1.ListPoolsRequest]) (*connect.Response[v1.ListPoolsResponse], error)
+	// Makes a pool, or changes the one of this name, which is then filled anew.
+	SetPool(context.Context, *connect.Request[v1.SetPoolRequest]) (*connect.Response[v1.SetPoolResponse], error)
+	DeletePool(context.Context, *connect.Request[v1.DeletePoolRequest]) (*connect.Response[v1.DeletePoolResponse], error)
+	// Throws away what lies ready and fills the pool anew. Returns when the old sandboxes are gone.
+	DrainPool(context.Context, *connect.Request[v1.DrainPoolRequest]) (*connect.Response[v1.DrainPoolResponse], error)
+}
+
+// NewPoolServiceHandler builds an HTTP handler from the service implementation. It returns the path
+// on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewPoolServiceHandler(svc PoolServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	poolServiceMethods := v1.File_firebreak_v1_firebreak_proto.Services().ByName("PoolService").Methods()
+	poolServiceListPoolsHandler := connect.NewUnaryHandler(
+		PoolServiceListPoolsProcedure,
+		svc.ListPools,
+		connect.WithSchema(poolServiceMethods.ByName("ListPools")),
+		connect.WithHandlerOptions(opts...),
+	)
+	poolServiceSetPoolHandler := connect.NewUnaryHandler(
+		PoolServiceSetPoolProcedure,
+		svc.SetPool,
+		connect.WithSchema(poolServiceMethods.ByName("SetPool")),
+		connect.WithHandlerOptions(opts...),
+	)
+	poolServiceDeletePoolHandler := connect.NewUnaryHandler(
+		PoolServiceDeletePoolProcedure,
+		svc.DeletePool,
+		connect.WithSchema(poolServiceMethods.ByName("DeletePool")),
+		connect.WithHandlerOptions(opts...),
+	)
+	poolServiceDrainPoolHandler := connect.NewUnaryHandler(
+		PoolServiceDrainPoolProcedure,
+		svc.DrainPool,
+		connect.WithSchema(poolServiceMethods.ByName("DrainPool")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/firebreak.v1.PoolService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case PoolServiceListPoolsProcedure:
+			poolServiceListPoolsHandler.ServeHTTP(w, r)
+		case PoolServiceSetPoolProcedure:
+			poolServiceSetPoolHandler.ServeHTTP(w, r)
+		case PoolServiceDeletePoolProcedure:
+			poolServiceDeletePoolHandler.ServeHTTP(w, r)
+		case PoolServiceDrainPoolProcedure:
+			poolServiceDrainPoolHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedPoolServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedPoolServiceHandler struct{}
+
+func (UnimplementedPoolServiceHandler) ListPools(context.Context, *connect.Request[v1.ListPoolsRequest]) (*connect.Response[v1.ListPoolsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.PoolService.ListPools is not implemented"))
+}
+
+func (UnimplementedPoolServiceHandler) SetPool(context.Context, *connect.Request[v1.SetPoolRequest]) (*connect.Response[v1.SetPoolResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.PoolService.SetPool is not implemented"))
+}
+
+func (UnimplementedPoolServiceHandler) DeletePool(context.Context, *connect.Request[v1.DeletePoolRequest]) (*connect.Response[v1.DeletePoolResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.PoolService.DeletePool is not implemented"))
+}
+
+func (UnimplementedPoolServiceHandler) DrainPool(context.Context, *connect.Request[v1.DrainPoolRequest]) (*connect.Response[v1.DrainPoolResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.PoolService.DrainPool is not implemented"))
+}
+
+// KeyServiceClient is a client for the firebreak.v1.KeyService service.
+type KeyServiceClient interface {
+	CreateKey(context.Context, *connect.Request[v1.CreateKeyRequest]) (*connect.Response[v1.CreateKeyResponse], error)
+	ListKeys(context.Context, *connect.Request[v1.ListKeysRequest]) (*connect.Response[v1.ListKeysResponse], error)
+	RevokeKey(context.Context, *connect.Request[v1.RevokeKeyRequest]) (*connect.Response[v1.RevokeKeyResponse], error)
+}
+
+// NewKeyServiceClient constructs a client for the firebreak.v1.KeyService service. By default, it
+// uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses, and sends
+// uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the connect.WithGRPC() or
+// connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewKeyServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) KeyServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	keyServiceMethods := v1.File_firebreak_v1_firebreak_proto.Services().ByName("KeyService").Methods()
+	return &keyServiceClient{
+		createKey: connect.NewClient[v1.CreateKeyRequest, v1.CreateKeyResponse](
+			httpClient,
+			baseURL+KeyServiceCreateKeyProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("CreateKey")),
+			connect.WithClientOptions(opts...),
+		),
+		listKeys: connect.NewClient[v1.ListKeysRequest, v1.ListKeysResponse](
+			httpClient,
+			baseURL+KeyServiceListKeysProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("ListKeys")),
+			connect.WithClientOptions(opts...),
+		),
+		revokeKey: connect.NewClient[v1.RevokeKeyRequest, v1.RevokeKeyResponse](
+			httpClient,
+			baseURL+KeyServiceRevokeKeyProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("RevokeKey")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// keyServiceClient implements KeyServiceClient.
+type keyServiceClient struct {
+	createKey *connect.Client[v1.CreateKeyRequest, v1.CreateKeyResponse]
+	listKeys  *connect.Client[v1.ListKeysRequest, v1.ListKeysResponse]
+	revokeKey *connect.Client[v1.RevokeKeyRequest, v1.RevokeKeyResponse]
+}
+
+// CreateKey calls firebreak.v1.KeyService.CreateKey.
+func (c *keyServiceClient) CreateKey(ctx context.Context, req *connect.Request[v1.CreateKeyRequest]) (*connect.Response[v1.CreateKeyResponse], error) {
+	return c.createKey.CallUnary(ctx, req)
+}
+
+// ListKeys calls firebreak.v1.KeyService.ListKeys.
+func (c *keyServiceClient) ListKeys(ctx context.Context, req *connect.Request[v1.ListKeysRequest]) (*connect.Response[v1.ListKeysResponse], error) {
+	return c.listKeys.CallUnary(ctx, req)
+}
+
+// RevokeKey calls firebreak.v1.KeyService.RevokeKey.
+func (c *keyServiceClient) RevokeKey(ctx context.Context, req *connect.Request[v1.RevokeKeyRequest]) (*connect.Response[v1.RevokeKeyResponse], error) {
+	return c.revokeKey.CallUnary(ctx, req)
+}
+
+// KeyServiceHandler is an implementation of the firebreak.v1.KeyService service.
+type KeyServiceHandler interface {
+	CreateKey(context.Context, *connect.Request[v1.CreateKeyRequest]) (*connect.Response[v1.CreateKeyResponse], error)
+	ListKeys(context.Context, *connect.Request[v1.ListKeysRequest]) (*connect.Response[v1.ListKeysResponse], error)
+	RevokeKey(context.Context, *connect.Request[v1.RevokeKeyRequest]) (*connect.Response[v1.RevokeKeyResponse], error)
+}
+
+// NewKeyServiceHandler builds an HTTP handler from the service implementation. It returns the path
+// on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	keyServiceMethods := v1.File_firebreak_v1_firebreak_proto.Services().ByName("KeyService").Methods()
+	keyServiceCreateKeyHandler := connect.NewUnaryHandler(
+		KeyServiceCreateKeyProcedure,
+		svc.CreateKey,
+		connect.WithSchema(keyServiceMethods.ByName("CreateKey")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceListKeysHandler := connect.NewUnaryHandler(
+		KeyServiceListKeysProcedure,
+		svc.ListKeys,
+		connect.WithSchema(keyServiceMethods.ByName("ListKeys")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceRevokeKeyHandler := connect.NewUnaryHandler(
+		KeyServiceRevokeKeyProcedure,
+		svc.RevokeKey,
+		connect.WithSchema(keyServiceMethods.ByName("RevokeKey")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/firebreak.v1.KeyService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case KeyServiceCreateKeyProcedure:
+			keyServiceCreateKeyHandler.ServeHTTP(w, r)
+		case KeyServiceListKeysProcedure:
+			keyServiceListKeysHandler.ServeHTTP(w, r)
+		case KeyServiceRevokeKeyProcedure:
+			keyServiceRevokeKeyHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedKeyServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedKeyServiceHandler struct{}
+
+func (UnimplementedKeyServiceHandler) CreateKey(context.Context, *connect.Request[v1.CreateKeyRequest]) (*connect.Response[v1.CreateKeyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.KeyService.CreateKey is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) ListKeys(context.Context, *connect.Request[v1.ListKeysRequest]) (*connect.Response[v1.ListKeysResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.KeyService.ListKeys is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) RevokeKey(context.Context, *connect.Request[v1.RevokeKeyRequest]) (*connect.Response[v1.RevokeKeyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.KeyService.RevokeKey is not implemented"))
+}
+
+// TenantServiceClient is a client for the firebreak.v1.TenantService service.
+type TenantServiceClient interface {
+	// Makes a tenant, or changes one as a whole.
+	SetTenant(context.Context, *connect.Request[v1.SetTenantRequest]) (*connect.Response[v1.SetTenantResponse], error)
+	ListTenants(context.Context, *connect.Request[v1.ListTenantsRequest]) (*connect.Response[v1.ListTenantsResponse], error)
+}
+
+// NewTenantServiceClient constructs a client for the firebreak.v1.TenantService service. By
+// default, it uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses,
+// and sends uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the
+// connect.WithGRPC() or connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewTenantServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) TenantServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	tenantServiceMethods := v1.File_firebreak_v1_firebreak_proto.Services().ByName("TenantService").Methods()
+	return &tenantServiceClient{
+		setTenant: connect.NewClient[v1.SetTenantRequest, v1.SetTenantResponse](
+			httpClient,
+			baseURL+TenantServiceSetTenantProcedure,
+			connect.WithSchema(tenantServiceMethods.ByName("SetTenant")),
+			connect.WithClientOptions(opts...),
+		),
+		listTenants: connect.NewClient[v1.ListTenantsRequest, v1.ListTenantsResponse](
+			httpClient,
+			baseURL+TenantServiceListTenantsProcedure,
+			connect.WithSchema(tenantServiceMethods.ByName("ListTenants")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// tenantServiceClient implements TenantServiceClient.
+type tenantServiceClient struct {
+	setTenant   *connect.Client[v1.SetTenantRequest, v1.SetTenantResponse]
+	listTenants *connect.Client[v1.ListTenantsRequest, v1.ListTenantsResponse]
+}
+
+// SetTenant calls firebreak.v1.TenantService.SetTenant.
+func (c *tenantServiceClient) SetTenant(ctx context.Context, req *connect.Request[v1.SetTenantRequest]) (*connect.Response[v1.SetTenantResponse], error) {
+	return c.setTenant.CallUnary(ctx, req)
+}
+
+// ListTenants calls firebreak.v1.TenantService.ListTenants.
+func (c *tenantServiceClient) ListTenants(ctx context.Context, req *connect.Request[v1.ListTenantsRequest]) (*connect.Response[v1.ListTenantsResponse], error) {
+	return c.listTenants.CallUnary(ctx, req)
+}
+
+// TenantServiceHandler is an implementation of the firebreak.v1.TenantService service.
+type TenantServiceHandler interface {
+	// Makes a tenant, or changes one as a whole.
+	SetTenant(context.Context, *connect.Request[v1.SetTenantRequest]) (*connect.Response[v1.SetTenantResponse], error)
+	ListTenants(context.Context, *connect.Request[v1.ListTenantsRequest]) (*connect.Response[v1.ListTenantsResponse], error)
+}
+
+// NewTenantServiceHandler builds an HTTP handler from the service implementation. It returns the
+// path on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewTenantServiceHandler(svc TenantServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	tenantServiceMethods := v1.File_firebreak_v1_firebreak_proto.Services().ByName("TenantService").Methods()
+	tenantServiceSetTenantHandler := connect.NewUnaryHandler(
+		TenantServiceSetTenantProcedure,
+		svc.SetTenant,
+		connect.WithSchema(tenantServiceMethods.ByName("SetTenant")),
+		connect.WithHandlerOptions(opts...),
+	)
+	tenantServiceListTenantsHandler := connect.NewUnaryHandler(
+		TenantServiceListTenantsProcedure,
+		svc.ListTenants,
+		connect.WithSchema(tenantServiceMethods.ByName("ListTenants")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/firebreak.v1.TenantService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case TenantServiceSetTenantProcedure:
+			tenantServiceSetTenantHandler.ServeHTTP(w, r)
+		case TenantServiceListTenantsProcedure:
+			tenantServiceListTenantsHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedTenantServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedTenantServiceHandler struct{}
+
+func (UnimplementedTenantServiceHandler) SetTenant(context.Context, *connect.Request[v1.SetTenantRequest]) (*connect.Response[v1.SetTenantResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.TenantService.SetTenant is not implemented"))
+}
+
+func (UnimplementedTenantServiceHandler) ListTenants(context.Context, *connect.Request[v1.ListTenantsRequest]) (*connect.Response[v1.ListTenantsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("firebreak.v1.TenantService.ListTenants is not implemented"))
 }
 
 // TemplateServiceClient is a client for the firebreak.v1.TemplateService service.

@@ -42,23 +42,45 @@ type Client struct {
 	Templates firebreakv1connect.TemplateServiceClient
 	Policy    firebreakv1connect.PolicyServiceClient
 	Host      firebreakv1connect.HostServiceClient
+	Pools     firebreakv1connect.PoolServiceClient   // for the operator
+	Keys      firebreakv1connect.KeyServiceClient    // for the operator
+	Tenants   firebreakv1connect.TenantServiceClient // for the operator
 
 	base string
 	http connect.HTTPClient
 }
 
-// New returns a client of the server at baseURL, which may contain a path.
-func New(baseURL string, http connect.HTTPClient) *Client {
-	base := strings.TrimRight(baseURL, "/")
-	options := []connect.ClientOption{connect.WithInterceptors(wireErrors{}), uncompressed()}
-	return &Client{
-		Sandboxes: firebreakv1connect.NewSandboxServiceClient(http, base, options...),
-		Templates: firebreakv1connect.NewTemplateServiceClient(http, base, options...),
-		Policy:    firebreakv1connect.NewPolicyServiceClient(http, base, options...),
-		Host:      firebreakv1connect.NewHostServiceClient(http, base, options...),
-		base:      base,
-		http:      http,
+// Option is something to know about a server.
+type Option func(*Client)
+
+// WithAPIKey has all requests carry an API key. The operator, over a unix socket or inside this process, needs none.
+func WithAPIKey(key string) Option {
+	return func(c *Client) {
+		if key != "" {
+			c.http = keyed{c.http, key}
+		}
 	}
+}
+
+// New returns a client of the server at baseURL, which may contain a path, or name a unix socket: unix:///run/x.sock. A
+// nil http is one that fits, and a unix socket needs that.
+func New(baseURL string, http connect.HTTPClient, opts ...Option) *Client {
+	c := &Client{base: strings.TrimRight(baseURL, "/"), http: http}
+	if http == nil {
+		c.base, c.http = reach(c.base)
+	}
+	for _, o := range opts {
+		o(c)
+	}
+	options := []connect.ClientOption{connect.WithInterceptors(wireErrors{}), uncompressed()}
+	c.Sandboxes = firebreakv1connect.NewSandboxServiceClient(c.http, c.base, options...)
+	c.Templates = firebreakv1connect.NewTemplateServiceClient(c.http, c.base, options...)
+	c.Policy = firebreakv1connect.NewPolicyServiceClient(c.http, c.base, options...)
+	c.Host = firebreakv1connect.NewHostServiceClient(c.http, c.base, options...)
+	c.Pools = firebreakv1connect.NewPoolServiceClient(c.http, c.base, options...)
+	c.Keys = firebreakv1connect.NewKeyServiceClient(c.http, c.base, options...)
+	c.Tenants = firebreakv1connect.NewTenantServiceClient(c.http, c.base, options...)
+	return c
 }
 
 // Process runs and reaches programs in the sandbox. A request's user is a header, see UserHeader.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/server"
 )
 
 // userVariable tells the program inside the namespace who it is outside, and that it need not go inside once more.
@@ -40,6 +41,9 @@ func runInNamespace() (int, error) {
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", userVariable, os.Getuid()))
+	if cmd.ExtraFiles = passedFiles(); len(cmd.ExtraFiles) > 0 {
+		cmd.Env = append(cmd.Env, fmt.Sprintf("%s=%d", server.PassedVariable, os.Getpid()))
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
@@ -53,6 +57,9 @@ func runInNamespace() (int, error) {
 	if err := cmd.Start(); err != nil {
 		return 0, namespaceError(err)
 	}
+	for _, f := range cmd.ExtraFiles {
+		_ = f.Close() // the child's copies are what counts
+	}
 	done := make(chan struct{})
 	passed := make(chan struct{})
 	go func() {
@@ -64,6 +71,21 @@ func runInNamespace() (int, error) {
 	<-passed
 	return exitStatus(cmd.ProcessState, err)
 }
+
+// passedFiles are those that the service manager passed on to this process, which begin where the child's will.
+func passedFiles() []*os.File {
+	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	if err != nil || n > maxPassed || os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return nil
+	}
+	var files []*os.File
+	for fd := 3; fd < 3+n; fd++ {
+		files = append(files, os.NewFile(uintptr(fd), "socket"))
+	}
+	return files
+}
+
+const maxPassed = 64
 
 // passSignals passes on what was sent to this process alone. What a terminal sends by its keys, it sends to the child
 // too, which is of the same group.

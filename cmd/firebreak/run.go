@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,12 +16,8 @@ import (
 	"github.com/firebreak-dev/firebreak/client"
 	"github.com/firebreak-dev/firebreak/internal/cli"
 	"github.com/firebreak-dev/firebreak/internal/dataplane"
-	"github.com/firebreak-dev/firebreak/internal/driver/all"
 	"github.com/firebreak-dev/firebreak/internal/driver/oci"
-	"github.com/firebreak-dev/firebreak/internal/image"
-	"github.com/firebreak-dev/firebreak/internal/manager"
 	"github.com/firebreak-dev/firebreak/internal/rpc"
-	"github.com/firebreak-dev/firebreak/internal/store"
 )
 
 // run is one command line, from its words to its exit status.
@@ -45,12 +40,12 @@ func run(ctx context.Context, args []string) int {
 	if own && args[0] == "run" {
 		defer oci.Stir()() // while all else starts
 	}
-	return cli.Main(ctx, args, os.Stdin, os.Stdout, os.Stderr, connect)
+	return cli.Main(ctx, args, os.Stdin, os.Stdout, os.Stderr, connect, serve)
 }
 
 // wantsServer guesses, before the command line is parsed, whether it will want a server inside this process.
 func wantsServer(args []string, server string) bool {
-	if len(args) == 0 || server != "" {
+	if len(args) == 0 || server != "" && args[0] != "serve" {
 		return false
 	}
 	switch args[0] {
@@ -71,7 +66,7 @@ func wantsServer(args []string, server string) bool {
 // connect opens the way to a server: to another one if an address is given, else to one inside this process.
 func connect(ctx context.Context, opts cli.ServerOptions) (*client.Client, func() error, error) {
 	if opts.Server != "" {
-		return client.New(opts.Server, http.DefaultClient), func() error { return nil }, nil
+		return client.New(opts.Server, nil, client.WithAPIKey(opts.APIKey)), func() error { return nil }, nil
 	}
 	if needsNamespace() { // the guess was wrong
 		status, err := runInNamespace()
@@ -80,50 +75,13 @@ func connect(ctx context.Context, opts cli.ServerOptions) (*client.Client, func(
 		}
 		os.Exit(status)
 	}
-	return serve(ctx, opts)
-}
-
-// serve starts the server inside this process, from the state directory up to the door. What is opened is closed in
-// reverse.
-func serve(ctx context.Context, opts cli.ServerOptions) (_ *client.Client, _ func() error, err error) {
-	var closers []func() error
-	closeAll := func() error {
-		var errs []error
-		for i := len(closers) - 1; i >= 0; i-- {
-			errs = append(errs, closers[i]())
-		}
-		return errors.Join(errs...)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, closeAll())
-		}
-	}()
-
-	dir, err := stateDir(opts.StateDir)
+	p, err := openParts(ctx, base{stateDir: opts.StateDir, policy: opts.Policy, log: opts.Log})
 	if err != nil {
 		return nil, nil, err
 	}
-	records, err := store.Open(ctx, dir, opts.Log)
-	if err != nil {
-		return nil, nil, err
-	}
-	closers = append(closers, records.Close)
-
-	images, err := image.Open(filepath.Join(dir, "images"), opts.Log)
-	if err != nil {
-		return nil, nil, err
-	}
-	sandboxes, err := manager.New(manager.Config{StateDir: dir, Store: records, Images: images, Drivers: all.New(dir, opts.Log), Policy: opts.Policy, Log: opts.Log})
-	if err != nil {
-		return nil, nil, err
-	}
-	closers = append(closers, sandboxes.Close)
-
-	data := dataplane.New(dataplane.Config{Sandboxes: sandboxes, Log: opts.Log})
-	local := rpc.NewLocal(data.Or(rpc.New(sandboxes, sandboxes, images, sandboxes)), opts.Log)
-	closers = append(closers, local.Close)
-	return client.New("http://firebreak", local.Client()), closeAll, nil
+	local := rpc.NewLocal(p.plane(dataplane.Config{Log: opts.Log}).Or(rpc.New(p.door())), opts.Log)
+	p.onClose(local.Close)
+	return client.New("http://firebreak", local.Client()), p.Close, nil
 }
 
 // stateDir returns the directory of all that firebreak keeps, and makes it if need be: the one that was asked for, or

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -30,6 +31,13 @@ func TestChoice(t *testing.T) {
 	bin := binary(t)
 	serves(t, bin, "gvisor")
 	runScripts(t, bin, "testdata/choice", "gvisor", "")
+}
+
+// TestServe runs testdata/serve: a server, its keys and its tenants.
+func TestServe(t *testing.T) {
+	bin := binary(t)
+	serves(t, bin, "gvisor")
+	runScripts(t, bin, "testdata/serve", "gvisor", "")
 }
 
 func runScripts(t *testing.T, bin, dir, isolation, policy string) {
@@ -57,7 +65,7 @@ func runScripts(t *testing.T, bin, dir, isolation, policy string) {
 			})
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "refused": refused, "save": save},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "refused": refused, "save": save, "await": await},
 		Condition: func(cond string) (bool, error) {
 			return cond == isolation, nil
 		},
@@ -110,4 +118,26 @@ func save(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: save NAME")
 	}
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+}
+
+// await waits until a file has a line that matches, and puts what it exports into the environment: await out REGEXP
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: await FILE REGEXP")
+	}
+	want, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	var text []byte
+	for end := time.Now().Add(time.Minute); !want.Match(text); time.Sleep(20 * time.Millisecond) {
+		text, _ = os.ReadFile(ts.MkAbs(args[0])) // it may not be there yet
+		if time.Now().After(end) {
+			ts.Fatalf("%s has no line %q:\n%s", args[0], args[1], text)
+		}
+	}
+	for line := range strings.Lines(string(text)) {
+		if pair, ok := strings.CutPrefix(strings.TrimSpace(line), "export "); ok {
+			name, value, _ := strings.Cut(pair, "=")
+			ts.Setenv(name, value)
+		}
+	}
 }

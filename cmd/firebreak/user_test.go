@@ -1,6 +1,8 @@
 package main_test
 
 import (
+	"bufio"
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,11 +49,15 @@ func newOrdinary(t *testing.T) ordinary {
 // run returns what firebreak printed and its exit status.
 func (u ordinary) run(args ...string) (stdout, stderr string, status int) {
 	u.t.Helper()
+	return finish(u.t, u.command(args...))
+}
+
+func (u ordinary) command(args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(u.t.Context(), u.bin, args...)
 	cmd.Dir = u.home
 	cmd.Env = []string{"HOME=" + u.home, "PATH=" + os.Getenv("PATH")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinaryID, Gid: ordinaryID}}
-	return finish(u.t, cmd)
+	return cmd
 }
 
 // TestOrdinaryUser runs gVisor sandboxes for a user who is nobody on this host.
@@ -92,5 +98,52 @@ func TestOrdinaryUserIsToldWhatIsMissing(t *testing.T) {
 	_, errs, status = u.run("run", "--state-dir", "/proc/firebreak", "--", "true")
 	if status != 125 || !strings.Contains(errs, "--state-dir") {
 		t.Errorf("status %d, %q; want the way to another state directory", status, errs)
+	}
+}
+
+// TestOrdinaryUserServes runs a server for a user who is nobody on this host, and ends it as a service manager does.
+func TestOrdinaryUserServes(t *testing.T) {
+	u := newOrdinary(t)
+	if id, errs, status := u.run("run", "-q", "--detach", "--", "sleep", "1000"); status != 0 {
+		t.Fatalf("detach %s: status %d: %s", id, status, errs)
+	}
+	socket := filepath.Join(u.home, "s")
+	server := u.command("serve", "--listen", "127.0.0.1:0", "--socket", socket, "--kill-on-exit")
+	var errs bytes.Buffer
+	server.Stderr = &errs
+	out, err := server.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	env := map[string]string{}
+	for lines := bufio.NewScanner(out); len(env) < 3 && lines.Scan(); {
+		name, value, _ := strings.Cut(strings.TrimPrefix(lines.Text(), "export "), "=")
+		env[name] = value
+	}
+	if len(env["E2B_API_KEY"]) != 44 || !strings.HasPrefix(env["E2B_API_URL"], "http://127.0.0.1:") {
+		t.Errorf("it prints %v: %s", env, errs.String())
+	}
+	if out, errs, status := u.run("--server", "unix://"+socket, "run", "-q", "--", "id", "-un"); out != "user\n" || status != 0 {
+		t.Errorf("on the socket: %q, status %d: %s", out, status, errs)
+	}
+	t.Setenv("FIREBREAK_API_KEY", env["E2B_API_KEY"])
+	remote := exec.CommandContext(t.Context(), u.bin, "--server", env["E2B_API_URL"], "run", "-q", "--", "id", "-un") // of another user
+	if out, errs, status := finish(t, remote); out != "user\n" || status != 0 {
+		t.Errorf("over the network: %q, status %d: %s", out, status, errs)
+	}
+	if err := server.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Wait(); err != nil {
+		t.Errorf("it ends with %v: %s", err, errs.String())
+	}
+	if !strings.Contains(errs.String(), "sandboxes taken over: 1") {
+		t.Errorf("it says %s", errs.String())
+	}
+	if left, err := os.ReadDir(filepath.Join(u.home, ".local/share/firebreak/sandboxes")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -183,6 +185,16 @@ func (a *Auth) Tenant(ctx context.Context, id string) (Tenant, error) {
 		}
 	}
 	return Tenant{}, &firebreak.Error{Kind: firebreak.KindNotFound, Op: "find tenant", Err: fmt.Errorf("there is no tenant %q: %w", id, fs.ErrNotExist)}
+}
+
+// Tenants returns all tenants, by their IDs.
+func (a *Auth) Tenants(ctx context.Context) ([]Tenant, error) {
+	r, err := a.storage.LoadAuth(ctx, 0)
+	if err != nil {
+		return nil, fmt.Errorf("list tenants: %w", err)
+	}
+	slices.SortFunc(r.Tenants, func(a, b Tenant) int { return strings.Compare(a.ID, b.ID) })
+	return r.Tenants, nil
 }
 
 // SetTenant saves a tenant, new or changed. firebreak.KindInvalid for what a tenant cannot be.

@@ -1,14 +1,17 @@
 // Package cli is the command line of Firebreak. It speaks to a server through package client and nothing else: whether
-// that server is another machine or lives inside this process is the business of the Connect function it is given. A
-// policy's file that is to be checked or tested needs no server.
+// that server is another machine or lives inside this process is the business of the Connect function it is given, and
+// so is being a server that of Serve. A policy's file that is to be checked or tested needs no server.
 package cli
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -17,11 +20,13 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/client"
+	"github.com/firebreak-dev/firebreak/internal/config"
 )
 
 // ServerOptions say which server a command talks to.
 type ServerOptions struct {
-	Server   string       // URL of another server; empty: one inside this process
+	Server   string       // URL of another server, or unix:// and the path of its socket; empty: one inside this process
+	APIKey   string       // for another server; empty: none
 	StateDir string       // where the one inside this process keeps its state; empty: its default
 	Policy   string       // file by which the one inside this process decides; empty: the built-in policy
 	Log      *slog.Logger // for the one inside this process; never nil
@@ -31,10 +36,13 @@ type ServerOptions struct {
 // that are not detached.
 type Connect func(ctx context.Context, opts ServerOptions) (c *client.Client, closeServer func() error, err error)
 
+// Serve is a server for others, until ctx is done. What clients need to know goes to out, what people do to told.
+type Serve func(ctx context.Context, cfg config.Config, out, told io.Writer) error
+
 // Main runs one command line (without the program's name) and returns the exit status. It takes over the signals
 // SIGINT, SIGTERM, SIGHUP and SIGQUIT until it returns.
-func Main(ctx context.Context, args []string, stdin, stdout, stderr *os.File, connect Connect) int {
-	a := &app{in: stdin, out: stdout, errOut: stderr, connect: connect, lookupEnv: os.LookupEnv, subscribe: osSignals}
+func Main(ctx context.Context, args []string, stdin, stdout, stderr *os.File, connect Connect, serve Serve) int {
+	a := &app{in: stdin, out: stdout, errOut: stderr, connect: connect, serve: serve, lookupEnv: os.LookupEnv, subscribe: osSignals}
 	return a.main(ctx, args)
 }
 
@@ -42,10 +50,12 @@ func Main(ctx context.Context, args []string, stdin, stdout, stderr *os.File, co
 type app struct {
 	in, out, errOut *os.File
 	connect         Connect
+	serve           Serve
 	lookupEnv       func(string) (string, bool)
 	subscribe       func() (<-chan os.Signal, func())
 
 	server, stateDir, policy string
+	apiKey                   string
 	quiet, debug             bool
 	signals                  signalRouter
 	terminal                 atomic.Pointer[rawTerminal] // while one is raw, so that every way out can restore it
@@ -94,7 +104,7 @@ func (a *app) rootCommand() *cobra.Command {
 		RunE:          a.runRoot,
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.server, "server", "", "talk to the server at this `URL` (default: one inside this process; env FIREBREAK_SERVER)")
+	flags.StringVar(&a.server, "server", "", "talk to the server at this `URL`, or unix:///path of its socket (default: one inside this process; env FIREBREAK_SERVER)")
 	flags.StringVar(&a.stateDir, "state-dir", "", "`directory` of sandboxes and templates (env FIREBREAK_STATE_DIR)")
 	flags.StringVar(&a.policy, "policy", "", "`file` of rules that replace or extend the built-in policy (env FIREBREAK_POLICY)")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "print no warnings and no progress; lists print names only")
@@ -102,8 +112,9 @@ func (a *app) rootCommand() *cobra.Command {
 	root.PersistentPreRun = func(*cobra.Command, []string) { a.readEnvironment() }
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(a.runCommand(), a.execCommand(), a.cpCommand(), a.lsCommand(), a.logsCommand(), a.waitCommand(),
-		a.killCommand(), a.inspectCommand(), a.adviseCommand(), a.doctorCommand(), a.policyCommand(), a.templateCommand(),
-		a.versionCommand())
+		a.killCommand(), a.pauseCommand(), a.resumeCommand(), a.timeoutCommand(), a.inspectCommand(), a.adviseCommand(),
+		a.doctorCommand(), a.policyCommand(), a.templateCommand(), a.serveCommand(), a.keyCommand(), a.tenantCommand(),
+		a.poolCommand(), a.versionCommand())
 	return root
 }
 
@@ -121,6 +132,10 @@ func (a *app) readEnvironment() {
 			*value = set
 		}
 	}
+	a.apiKey, _ = a.lookupEnv("FIREBREAK_API_KEY")
+	if key, ok := a.lookupEnv("E2B_API_KEY"); ok && a.apiKey == "" && !strings.HasPrefix(a.server, client.UnixScheme) {
+		a.apiKey = key // a socket knows its user: a key that was set for E2B's clients would only take rights away
+	}
 }
 
 // with opens the server, runs do and closes the server again.
@@ -129,12 +144,15 @@ func (a *app) with(ctx context.Context, do func(context.Context, *client.Client)
 		return invalid("", errors.New("--policy (or FIREBREAK_POLICY) is for a server inside this process; another server decides by its own policy"),
 			"leave it out")
 	}
+	if err := checkServer(a.server); err != nil {
+		return err
+	}
 	log := slog.New(slog.DiscardHandler)
 	if a.debug {
 		log = slog.New(slog.NewTextHandler(a.errOut, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	stop := a.waiting("starting")
-	c, closeServer, err := a.connect(ctx, ServerOptions{Server: a.server, StateDir: a.stateDir, Policy: a.policy, Log: log})
+	c, closeServer, err := a.connect(ctx, ServerOptions{Server: a.server, APIKey: a.apiKey, StateDir: a.stateDir, Policy: a.policy, Log: log})
 	stop()
 	if err != nil {
 		return err
@@ -148,6 +166,15 @@ func (a *app) with(ctx context.Context, do func(context.Context, *client.Client)
 		}
 	}()
 	return do(ctx, c)
+}
+
+func checkServer(address string) error {
+	u, err := url.Parse(address)
+	if address == "" || err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" || err == nil && u.Scheme == "unix" && u.Host == "" && u.Path != "" {
+		return nil
+	}
+	return invalid("", fmt.Errorf("--server (or FIREBREAK_SERVER) %q is no address of a server", address),
+		"write it like http://127.0.0.1:7070 or unix:///run/firebreak.sock")
 }
 
 // cleanup returns a context for what must be done although ctx has ended.

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,6 +36,7 @@ type server struct {
 	firebreakv1connect.UnimplementedTemplateServiceHandler
 	firebreakv1connect.UnimplementedPolicyServiceHandler
 	firebreakv1connect.UnimplementedHostServiceHandler
+	fakeOperator
 	processconnect.UnimplementedProcessHandler
 	filesystemconnect.UnimplementedFilesystemHandler
 
@@ -80,6 +82,9 @@ func newServer(t *testing.T) *server {
 	mux.Handle(firebreakv1connect.NewTemplateServiceHandler(s))
 	mux.Handle(firebreakv1connect.NewPolicyServiceHandler(s))
 	mux.Handle(firebreakv1connect.NewHostServiceHandler(s))
+	mux.Handle(firebreakv1connect.NewKeyServiceHandler(&s.fakeOperator))
+	mux.Handle(firebreakv1connect.NewTenantServiceHandler(&s.fakeOperator))
+	mux.Handle(firebreakv1connect.NewPoolServiceHandler(&s.fakeOperator))
 	mux.Handle(processconnect.NewProcessHandler(s))
 	mux.Handle(filesystemconnect.NewFilesystemHandler(s))
 	mux.HandleFunc("/files", s.files)
@@ -163,12 +168,14 @@ func (s *server) WaitSandbox(_ context.Context, req *connect.Request[firebreakv1
 	return connect.NewResponse(&firebreakv1.WaitSandboxResponse{Sandbox: sb}), err
 }
 
-func (s *server) ListSandboxes(context.Context, *connect.Request[firebreakv1.ListSandboxesRequest]) (*connect.Response[firebreakv1.ListSandboxesResponse], error) {
+func (s *server) ListSandboxes(_ context.Context, req *connect.Request[firebreakv1.ListSandboxesRequest]) (*connect.Response[firebreakv1.ListSandboxesResponse], error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list := &firebreakv1.ListSandboxesResponse{}
 	for _, sb := range s.sandboxes {
-		list.Sandboxes = append(list.Sandboxes, sb)
+		if len(req.Msg.States) == 0 || slices.Contains(req.Msg.States, sb.State) {
+			list.Sandboxes = append(list.Sandboxes, sb)
+		}
 	}
 	return connect.NewResponse(list), nil
 }

@@ -59,7 +59,7 @@ type runFlags struct {
 	cpus                          float64
 	memory, disk                  sizeFlag
 	pids                          int64
-	volumes, outputs              []string
+	volumes, outputs, metadata    []string
 	detach, remove, json, verbose bool
 }
 
@@ -77,6 +77,7 @@ func (f *runFlags) add(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.outputs, "output", nil, "copy this out when the program has ended: `guest[:host]`")
 	flags.StringVar(&f.lang, "lang", "", "`language` of the script, where its name does not tell")
 	flags.StringVar(&f.name, "name", "", "`name` for the sandbox, usable instead of its id")
+	flags.StringArrayVar(&f.metadata, "metadata", nil, "say something of the sandbox, for ls and inspect: `NAME=VALUE`")
 	flags.BoolVarP(&f.detach, "detach", "d", false, "leave the sandbox running and print its id")
 	flags.BoolVar(&f.remove, "rm", true, "remove the sandbox when the program has ended; --rm=false keeps it")
 	flags.BoolVar(&f.json, "json", false, "print one JSON object at the end, the program's output in it")
@@ -148,8 +149,12 @@ func (a *app) createRequest(f *runFlags, args []string) (*firebreakv1.CreateSand
 	if err != nil {
 		return nil, err
 	}
+	metadata, err := parseMetadata(f.metadata)
+	if err != nil {
+		return nil, err
+	}
 	req := &firebreakv1.CreateSandboxRequest{
-		Driver: f.isolation, Envs: envs, Name: f.name, Detached: f.detach || !f.remove, Command: strings.Join(args, " "),
+		Driver: f.isolation, Metadata: metadata, Envs: envs, Name: f.name, Detached: f.detach || !f.remove, Command: strings.Join(args, " "),
 		Workload: f.message(), AcceptWeaker: f.acceptWeaker,
 		Limits: &firebreakv1.Limits{Cpus: f.cpus, MemoryBytes: int64(f.memory), DiskBytes: int64(f.disk), Pids: f.pids},
 	}

@@ -26,6 +26,7 @@ type run struct {
 	signals chan os.Signal
 	errOut  *os.File // nil: collected
 	out     *os.File // nil: collected
+	serve   Serve
 }
 
 type ran struct {
@@ -58,7 +59,7 @@ func (r run) do(t *testing.T, args ...string) ran {
 		defer null.Close()
 		in = null
 	}
-	a := &app{in: in, out: out, errOut: errOut, connect: r.s.connect,
+	a := &app{in: in, out: out, errOut: errOut, connect: r.s.connect, serve: r.serve,
 		lookupEnv: func(name string) (string, bool) { v, ok := r.env[name]; return v, ok },
 		subscribe: func() (<-chan os.Signal, func()) { return r.signals, func() {} }}
 	code := a.main(context.Background(), args)

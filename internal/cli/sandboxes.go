@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
+	"strings"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
@@ -149,20 +151,26 @@ func (a *app) ended(ctx context.Context, c *client.Client, id, op string, o outc
 
 func (a *app) lsCommand() *cobra.Command {
 	var all, asJSON bool
+	var states, metadata []string
 	cmd := &cobra.Command{
 		Use:     "ls",
 		Aliases: []string{"list", "ps"},
 		Short:   "List sandboxes",
 		Args:    arguments(0, 0, "firebreak ls takes no arguments; firebreak inspect shows one sandbox"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			req := &firebreakv1.ListSandboxesRequest{States: states}
+			var err error
+			if req.Metadata, err = parseMetadata(metadata); err != nil {
+				return err
+			}
 			return a.with(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-				list, err := c.Sandboxes.ListSandboxes(ctx, connect.NewRequest(&firebreakv1.ListSandboxesRequest{}))
+				list, err := c.Sandboxes.ListSandboxes(ctx, connect.NewRequest(req))
 				if err != nil {
 					return err
 				}
 				shown := list.Msg.GetSandboxes()[:0]
 				for _, sb := range list.Msg.GetSandboxes() {
-					if all || firebreak.State(sb.GetState()) != firebreak.StateEnded {
+					if all || len(states) > 0 || firebreak.State(sb.GetState()) != firebreak.StateEnded {
 						shown = append(shown, sb)
 					}
 				}
@@ -177,19 +185,44 @@ func (a *app) lsCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "show those that have ended too")
+	cmd.Flags().StringSliceVar(&states, "state", nil, "only those in these `states`: creating, running, paused, stopping, ended")
+	cmd.Flags().StringArrayVar(&metadata, "metadata", nil, "only those of which this was said: `NAME=VALUE`")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	complete(cmd, "state", []string{"creating", "running", "paused", "stopping", "ended"})
 	return cmd
+}
+
+func parseMetadata(pairs []string) (map[string]string, error) {
+	if len(pairs) == 0 {
+		return nil, nil
+	}
+	metadata := map[string]string{}
+	for _, pair := range pairs {
+		name, value, found := strings.Cut(pair, "=")
+		if !found || name == "" {
+			return nil, invalid("", fmt.Errorf("--metadata %q has no name", pair), "write it like --metadata job=nightly")
+		}
+		metadata[name] = value
+	}
+	return metadata, nil
 }
 
 func (a *app) printSandboxes(sandboxes []*firebreakv1.Sandbox) error {
 	rows := [][]string{{"ID", "NAME", "STATE", "ISOLATION", "BOUNDARY", "TEMPLATE", "AGE", "COMMAND"}}
+	tenants := a.apiKey == "" && slices.ContainsFunc(sandboxes, func(sb *firebreakv1.Sandbox) bool { return sb.GetTenant() != "" })
+	if tenants { // who has a key sees his own only
+		rows[0] = slices.Insert(rows[0], 2, "TENANT")
+	}
 	for _, sb := range sandboxes {
 		state := sb.GetState()
 		if sb.GetEndReason() != "" {
 			state += " (" + sb.GetEndReason() + ")"
 		}
-		rows = append(rows, []string{sb.GetId(), sb.GetName(), state, sb.GetDriver(), sb.GetBoundary(), sb.GetTemplate(),
-			age(sb.GetCreatedAt()), sb.GetCommand()})
+		row := []string{sb.GetId(), sb.GetName(), state, sb.GetDriver(), sb.GetBoundary(), sb.GetTemplate(), age(sb.GetCreatedAt()), sb.GetCommand()}
+		if tenants {
+			row = slices.Insert(row, 2, nameOr(sb.GetTenant(), "-"))
+		}
+		rows = append(rows, row)
 	}
 	return a.printTable(rows)
 }

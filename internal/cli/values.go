@@ -2,10 +2,8 @@ package cli
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,29 +11,14 @@ import (
 	"time"
 
 	firebreakv1 "github.com/firebreak-dev/firebreak/internal/api/firebreak/v1"
+	"github.com/firebreak-dev/firebreak/internal/config"
 )
 
 // maxEnvFile bounds an --env-file: what does not fit into a program's environment is no such file.
 const maxEnvFile = 1 << 20
 
-const sizeMend = "write it like 512m, 1g or 1.5g"
-
 // parseSize reads a number of bytes with an optional binary unit.
-func parseSize(s string) (int64, error) {
-	number := strings.TrimRight(strings.ToLower(strings.TrimSpace(s)), "kmgtib")
-	unit := strings.ToLower(strings.TrimSpace(s))[len(number):]
-	shift := map[string]uint{"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
-	bits, ok := shift[strings.TrimSuffix(strings.TrimSuffix(unit, "ib"), "b")]
-	value, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
-	if !ok || err != nil || strings.ContainsAny(number, "xXpPnN_") || unit == "ib" {
-		return 0, invalid("", errors.New("not a size"), sizeMend)
-	}
-	bytes := value * float64(uint64(1)<<bits)
-	if bytes < 1 || bytes >= math.MaxInt64 {
-		return 0, invalid("", errors.New("out of range"), sizeMend)
-	}
-	return int64(bytes), nil
-}
+func parseSize(s string) (int64, error) { return config.ParseSize(s) }
 
 // formatSize is the inverse for people: "512 MiB".
 func formatSize(n int64) string {
@@ -70,15 +53,11 @@ func (f *sizeFlag) String() string {
 type durationFlag time.Duration
 
 func (f *durationFlag) Set(s string) error {
-	d, err := time.ParseDuration(s)
-	if seconds, numErr := strconv.ParseFloat(s, 64); err != nil && numErr == nil && math.Abs(seconds) < 1e9 {
-		d, err = time.Duration(seconds*float64(time.Second)), nil
+	d, err := config.ParseDuration(s)
+	if err == nil {
+		*f = durationFlag(d)
 	}
-	if err != nil || d <= 0 {
-		return invalid("", errors.New("not a length of time"), "write it like 30s, 5m or 1h30m")
-	}
-	*f = durationFlag(d)
-	return nil
+	return err
 }
 
 func (f *durationFlag) Type() string { return "duration" }

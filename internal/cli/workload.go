@@ -79,9 +79,18 @@ type workloadFlags struct {
 }
 
 func (f *workloadFlags) add(cmd *cobra.Command) {
+	f.addFacts(cmd)
+	choice := pflag.NewFlagSet("choice", pflag.ContinueOnError)
+	choice.StringVar(&f.isolation, "isolation", "", "`driver`: gvisor, container or process (default: the policy chooses)")
+	choice.StringVar(&f.acceptWeaker, "accept-weaker", "", "`why` the driver named by --isolation may be weaker than the policy accepts")
+	f.set.AddFlagSet(choice)
+	cmd.Flags().AddFlagSet(choice)
+	complete(cmd, "isolation", drivers())
+}
+
+// addFacts adds the flags of what is said about the code itself.
+func (f *workloadFlags) addFacts(cmd *cobra.Command) {
 	f.set = pflag.NewFlagSet("workload", pflag.ContinueOnError)
-	f.set.StringVar(&f.isolation, "isolation", "", "`driver`: gvisor, container or process (default: the policy chooses)")
-	f.set.StringVar(&f.acceptWeaker, "accept-weaker", "", "`why` the driver named by --isolation may be weaker than the policy accepts")
 	for _, fact := range facts() {
 		word := &wordFlag{fact: fact}
 		f.words = append(f.words, word)
@@ -96,7 +105,6 @@ func (f *workloadFlags) add(cmd *cobra.Command) {
 	for _, word := range f.words {
 		complete(cmd, word.fact.flag, word.fact.words)
 	}
-	complete(cmd, "isolation", drivers())
 	complete(cmd, "needs", firebreak.NeedWords())
 }
 

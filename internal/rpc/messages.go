@@ -21,6 +21,7 @@ func requestOf(msg *firebreakv1.CreateSandboxRequest) (manager.Request, error) {
 		Limits:   firebreak.Limits{CPUs: l.GetCpus(), Memory: l.GetMemoryBytes(), Disk: l.GetDiskBytes(), PIDs: l.GetPids()},
 		Detached: msg.GetDetached(), Name: msg.GetName(), Command: msg.GetCommand(),
 		Workload: workload, AcceptWeaker: msg.GetAcceptWeaker(),
+		Metadata: msg.GetMetadata(), OnTimeout: firebreak.TimeoutAction(msg.GetOnTimeout()), AutoResume: msg.GetAutoResume(),
 	}
 	for _, m := range msg.GetMounts() {
 		req.Mounts = append(req.Mounts, driver.Mount{Source: m.GetSource(), Target: m.GetTarget(), ReadOnly: m.GetReadOnly()})
@@ -35,7 +36,8 @@ func sandboxMessage(r store.Record) *firebreakv1.Sandbox {
 		Id: string(r.ID), State: string(r.State), Template: r.Template, Driver: r.Driver, Boundary: r.Boundary.String(),
 		Name: r.Name, Detached: r.Detached, CreatedAt: timestamp(r.Created), Deadline: timestamp(r.Deadline),
 		Limits:    &firebreakv1.Limits{Cpus: l.CPUs, MemoryBytes: l.Memory, DiskBytes: l.Disk, Pids: l.PIDs},
-		EndReason: string(r.Exit.Reason), EndDetail: r.Exit.Detail, Warnings: r.Warnings, Command: r.Command,
+		EndReason: string(r.Exit.Reason), EndDetail: r.Exit.Detail, EndedAt: timestamp(r.Ended), Warnings: r.Warnings, Command: r.Command,
+		Metadata: r.Metadata, Tenant: r.Tenant, PausedAt: timestamp(r.Paused), OnTimeout: string(r.OnTimeout), AutoResume: r.AutoResume,
 	}
 	for _, m := range r.Spec.Mounts {
 		msg.Mounts = append(msg.Mounts, &firebreakv1.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})

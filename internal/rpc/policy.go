@@ -52,6 +52,9 @@ func (s *policyService) GetPolicy(context.Context, *connect.Request[firebreakv1.
 type hostService struct{ advisor Advisor }
 
 func (s *hostService) Doctor(ctx context.Context, req *connect.Request[firebreakv1.DoctorRequest], stream *connect.ServerStream[firebreakv1.DoctorResponse]) error {
+	if err := onlyOperator(ctx, "look at the host"); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	tell := func(step string) {

@@ -1,15 +1,21 @@
-// Package rpc is Firebreak's own door: the control API of firebreak.v1. It translates, and decides nothing.
+// Package rpc is Firebreak's own door: the control API of firebreak.v1, by Connect, gRPC and gRPC-Web. It translates, and
+// decides nothing but what only the operator may ask for.
 package rpc
 
 import (
 	"context"
+	"errors"
+	"math"
 	"net/http"
+	"strconv"
+	"time"
 
 	"connectrpc.com/connect"
 
+	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/api"
-	firebreakv1 "github.com/firebreak-dev/firebreak/internal/api/firebreak/v1"
 	"github.com/firebreak-dev/firebreak/internal/api/firebreak/v1/firebreakv1connect"
+	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/image"
 	"github.com/firebreak-dev/firebreak/internal/manager"
 	"github.com/firebreak-dev/firebreak/internal/store"
@@ -24,7 +30,14 @@ type Sandboxes interface {
 	Delete(ctx context.Context, ref string) (store.Record, error)
 }
 
-// Guests tells what they start from.
+// Lives says how long sandboxes live, and whether they go on.
+type Lives interface {
+	Pause(ctx context.Context, ref string) (store.Record, error)
+	Resume(ctx context.Context, ref string, d time.Duration) (rec store.Record, resumed bool, err error)
+	SetTimeout(ctx context.Context, ref string, d time.Duration, extendOnly bool) (store.Record, error)
+}
+
+// Guests reaches into them.
 type Guests interface {
 	Digests(ctx context.Context) (map[string]bool, error)
 }
@@ -38,69 +51,49 @@ type Templates interface {
 	Collect(ctx context.Context, inUse func(digest string) bool) (freed int64, removed int, err error)
 }
 
+// Config is what the door is made of. What may be nil answers that it is not there.
+type Config struct {
+	Sandboxes Sandboxes
+	Lives     Lives
+	Guests    Guests
+	Templates Templates
+	Advisor   Advisor
+	Keys      Keys
+	Events    Events // may be nil
+	Pools     Pools  // may be nil
+
+	// Detach has all sandboxes live on when this process ends, as those of a server do.
+	Detach bool
+	// MaxTimeout is the longest that a tenant may ask for, and what he gets who asks for none; 0: no bound.
+	MaxTimeout time.Duration
+}
+
 // maxMessage bounds a request of the control API: the largest part of one is the environment of a sandbox.
 const maxMessage = 4 << 20
 
-// New returns the door's handler.
-func New(sandboxes Sandboxes, guests Guests, templates Templates, advisor Advisor) http.Handler {
+// New returns the door's handler. Who calls is in the requests' contexts (package auth).
+func New(cfg Config) http.Handler {
 	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessage), connect.WithInterceptors(wireErrors{}),
 		connect.WithCompressMinBytes(16 << 10)}
 	mux := http.NewServeMux()
-	mux.Handle(firebreakv1connect.NewSandboxServiceHandler(&sandboxService{sandboxes}, options...))
-	mux.Handle(firebreakv1connect.NewTemplateServiceHandler(&templateService{templates, guests}, options...))
-	mux.Handle(firebreakv1connect.NewPolicyServiceHandler(&policyService{advisor}, options...))
-	mux.Handle(firebreakv1connect.NewHostServiceHandler(&hostService{advisor}, options...))
+	mux.Handle(firebreakv1connect.NewSandboxServiceHandler(&sandboxService{cfg: cfg}, options...))
+	mux.Handle(firebreakv1connect.NewTemplateServiceHandler(&templateService{cfg.Templates, cfg.Guests}, options...))
+	mux.Handle(firebreakv1connect.NewPolicyServiceHandler(&policyService{cfg.Advisor}, options...))
+	mux.Handle(firebreakv1connect.NewHostServiceHandler(&hostService{cfg.Advisor}, options...))
+	mux.Handle(firebreakv1connect.NewKeyServiceHandler(&keyService{cfg.Keys}, options...))
+	mux.Handle(firebreakv1connect.NewTenantServiceHandler(&tenantService{cfg.Keys}, options...))
+	mux.Handle(firebreakv1connect.NewPoolServiceHandler(&poolService{pools: cfg.Pools}, options...))
 	return mux
 }
 
-type sandboxService struct{ sandboxes Sandboxes }
-
-func (s *sandboxService) CreateSandbox(ctx context.Context, req *connect.Request[firebreakv1.CreateSandboxRequest]) (*connect.Response[firebreakv1.CreateSandboxResponse], error) {
-	asked, err := requestOf(req.Msg)
-	if err != nil {
-		return nil, err
+// onlyOperator refuses to tenants what concerns all of them, or the host.
+func onlyOperator(ctx context.Context, op string) error {
+	c, err := auth.CallerOf(ctx)
+	if err == nil && !c.Operator {
+		err = &firebreak.Error{Kind: firebreak.KindDenied, Op: op, Err: errors.New("that is for the operator"),
+			Mend: "use the server's unix socket (--server unix://PATH), or its state directory without a server"}
 	}
-	rec, t, err := s.sandboxes.Create(ctx, asked)
-	if err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&firebreakv1.CreateSandboxResponse{Sandbox: decidedMessage(rec), Timings: timingsMessage(t)}), nil
-}
-
-func (s *sandboxService) GetSandbox(ctx context.Context, req *connect.Request[firebreakv1.GetSandboxRequest]) (*connect.Response[firebreakv1.GetSandboxResponse], error) {
-	rec, err := s.sandboxes.Get(ctx, req.Msg.GetId())
-	if err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&firebreakv1.GetSandboxResponse{Sandbox: decidedMessage(rec), Usage: usageMessage(rec.Usage)}), nil
-}
-
-func (s *sandboxService) ListSandboxes(ctx context.Context, _ *connect.Request[firebreakv1.ListSandboxesRequest]) (*connect.Response[firebreakv1.ListSandboxesResponse], error) {
-	all, err := s.sandboxes.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	resp := &firebreakv1.ListSandboxesResponse{}
-	for _, rec := range all {
-		resp.Sandboxes = append(resp.Sandboxes, sandboxMessage(rec))
-	}
-	return connect.NewResponse(resp), nil
-}
-
-func (s *sandboxService) WaitSandbox(ctx context.Context, req *connect.Request[firebreakv1.WaitSandboxRequest]) (*connect.Response[firebreakv1.WaitSandboxResponse], error) {
-	rec, err := s.sandboxes.Wait(ctx, req.Msg.GetId())
-	if err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&firebreakv1.WaitSandboxResponse{Sandbox: sandboxMessage(rec)}), nil
-}
-
-func (s *sandboxService) DeleteSandbox(ctx context.Context, req *connect.Request[firebreakv1.DeleteSandboxRequest]) (*connect.Response[firebreakv1.DeleteSandboxResponse], error) {
-	rec, err := s.sandboxes.Delete(ctx, req.Msg.GetId())
-	if err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&firebreakv1.DeleteSandboxResponse{Sandbox: sandboxMessage(rec), Usage: usageMessage(rec.Usage)}), nil
+	return err
 }
 
 // wireErrors gives every error of a handler the form in which it crosses the wire.
@@ -109,7 +102,7 @@ type wireErrors struct{}
 func (wireErrors) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 		resp, err := next(ctx, req)
-		return resp, api.ErrorToWire(err)
+		return resp, toWire(err)
 	}
 }
 
@@ -119,6 +112,17 @@ func (wireErrors) WrapStreamingClient(next connect.StreamingClientFunc) connect.
 
 func (wireErrors) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
-		return api.ErrorToWire(next(ctx, conn))
+		return toWire(next(ctx, conn))
 	}
+}
+
+// toWire makes the Connect error. One of a limit that frees up says when to ask again.
+func toWire(err error) error {
+	wire := api.ErrorToWire(err)
+	var limit *auth.LimitError
+	var ce *connect.Error
+	if errors.As(err, &limit) && limit.RetryAfter > 0 && errors.As(wire, &ce) {
+		ce.Meta().Set("Retry-After", strconv.FormatInt(int64(math.Ceil(limit.RetryAfter.Seconds())), 10))
+	}
+	return wire
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/dataplane"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/driver/fake"
+	"github.com/firebreak-dev/firebreak/internal/event"
 	"github.com/firebreak-dev/firebreak/internal/image"
 	"github.com/firebreak-dev/firebreak/internal/manager"
 	"github.com/firebreak-dev/firebreak/internal/rpc"
@@ -35,9 +36,17 @@ import (
 )
 
 // templates has one template, can make others, and tells what it was asked to collect.
-type templates struct{ asked []string }
+type templates struct {
+	asked []string
+	more  []string // names of others
+}
 
-func (*templates) Get(name string) (image.Template, error) {
+func (t *templates) Get(name string) (image.Template, error) {
+	for _, tpl := range t.more {
+		if tpl == name {
+			return image.Template{Name: name}, nil
+		}
+	}
 	if name != "host" {
 		return image.Template{}, fmt.Errorf("template %q: %w", name, fs.ErrNotExist)
 	}
@@ -46,7 +55,11 @@ func (*templates) Get(name string) (image.Template, error) {
 
 func (t *templates) List() ([]image.Template, error) {
 	host, err := t.Get("host")
-	return []image.Template{host}, err
+	all := []image.Template{host}
+	for _, name := range t.more {
+		all = append(all, image.Template{Name: name})
+	}
+	return all, err
 }
 
 func (*templates) Root(context.Context, string, []driver.Form) (driver.Root, error) {
@@ -93,7 +106,7 @@ rules:
   - {id: regulated, when: 'data == "regulated"', require: tech.hardware, reason: It is regulated., source: this file}
 `
 
-func writePolicy(t *testing.T, text string) string {
+func writePolicy(t testing.TB, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "policy.yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -102,24 +115,38 @@ func writePolicy(t *testing.T, text string) string {
 	return path
 }
 
-func newHandler(t *testing.T) (http.Handler, *manager.Manager) {
+// newConfig is a door on a manager with one driver, which is a fake.
+func newConfig(t testing.TB) (rpc.Config, *manager.Manager) {
 	t.Helper()
 	dir, log := t.TempDir(), slog.New(slog.NewTextHandler(t.Output(), nil))
 	s, err := store.Open(t.Context(), dir, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ts := &templates{}
-	m, err := manager.New(manager.Config{StateDir: dir, Store: s, Images: ts, Drivers: oneDriver{fake.New()}, Policy: writePolicy(t, anything), Log: log})
+	ts, events := &templates{}, event.New(s)
+	m, err := manager.New(manager.Config{StateDir: dir, Store: s, Events: events, Images: ts, Drivers: oneDriver{fake.New()}, Policy: writePolicy(t, anything), Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
+	keys := auth.New(s, log)
 	t.Cleanup(func() {
+		keys.Close()
 		if err := errors.Join(m.Close(), s.Close()); err != nil {
 			t.Error(err)
 		}
 	})
-	return dataplane.New(dataplane.Config{Sandboxes: m, Log: log}).Or(rpc.New(m, m, ts, m)), m
+	return rpc.Config{Sandboxes: m, Lives: m, Guests: m, Templates: ts, Advisor: m, Keys: keys, Events: events}, m
+}
+
+// newDoor is the door, and beside it the way into sandboxes.
+func newDoor(cfg rpc.Config, m *manager.Manager) http.Handler {
+	return dataplane.New(dataplane.Config{Sandboxes: m, Log: slog.New(slog.DiscardHandler)}).Or(rpc.New(cfg))
+}
+
+func newHandler(t *testing.T) (http.Handler, *manager.Manager) {
+	t.Helper()
+	cfg, m := newConfig(t)
+	return newDoor(cfg, m), m
 }
 
 // operator has all requests made on behalf of the operator.

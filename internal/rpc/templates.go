@@ -3,6 +3,8 @@ package rpc
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	firebreakv1 "github.com/firebreak-dev/firebreak/internal/api/firebreak/v1"
+	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/image"
 )
 
@@ -22,6 +25,9 @@ type templateService struct {
 }
 
 func (s *templateService) MakeTemplate(ctx context.Context, req *connect.Request[firebreakv1.MakeTemplateRequest], stream *connect.ServerStream[firebreakv1.MakeTemplateResponse]) error {
+	if err := onlyOperator(ctx, "make template"); err != nil { // its sources are the host's files and network
+		return err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	src := image.Source{Path: req.Msg.GetPath(), Reference: req.Msg.GetReference(), Recipe: req.Msg.GetRecipe()}
@@ -44,19 +50,32 @@ func (s *templateService) MakeTemplate(ctx context.Context, req *connect.Request
 	return stream.Send(&firebreakv1.MakeTemplateResponse{Event: &firebreakv1.MakeTemplateResponse_Template{Template: templateMessage(tpl)}})
 }
 
-func (s *templateService) GetTemplate(_ context.Context, req *connect.Request[firebreakv1.GetTemplateRequest]) (*connect.Response[firebreakv1.GetTemplateResponse], error) {
-	tpl, err := s.templates.Get(req.Msg.GetName())
+func (s *templateService) GetTemplate(ctx context.Context, req *connect.Request[firebreakv1.GetTemplateRequest]) (*connect.Response[firebreakv1.GetTemplateResponse], error) {
+	c, err := auth.CallerOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	name := req.Msg.GetName()
+	if !visible(c, name) {
+		name = c.Tenant.ID + "/" + name // where there is none of this name, as far as he knows
+	}
+	tpl, err := s.templates.Get(name)
 	if err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&firebreakv1.GetTemplateResponse{Template: templateMessage(tpl)}), nil
 }
 
-func (s *templateService) ListTemplates(context.Context, *connect.Request[firebreakv1.ListTemplatesRequest]) (*connect.Response[firebreakv1.ListTemplatesResponse], error) {
+func (s *templateService) ListTemplates(ctx context.Context, _ *connect.Request[firebreakv1.ListTemplatesRequest]) (*connect.Response[firebreakv1.ListTemplatesResponse], error) {
+	c, err := auth.CallerOf(ctx)
+	if err != nil {
+		return nil, err
+	}
 	all, err := s.templates.List()
 	if err != nil {
 		return nil, err
 	}
+	all = slices.DeleteFunc(all, func(t image.Template) bool { return !visible(c, t.Name) })
 	resp := &firebreakv1.ListTemplatesResponse{}
 	for _, tpl := range all {
 		resp.Templates = append(resp.Templates, templateMessage(tpl))
@@ -64,7 +83,10 @@ func (s *templateService) ListTemplates(context.Context, *connect.Request[firebr
 	return connect.NewResponse(resp), nil
 }
 
-func (s *templateService) DeleteTemplate(_ context.Context, req *connect.Request[firebreakv1.DeleteTemplateRequest]) (*connect.Response[firebreakv1.DeleteTemplateResponse], error) {
+func (s *templateService) DeleteTemplate(ctx context.Context, req *connect.Request[firebreakv1.DeleteTemplateRequest]) (*connect.Response[firebreakv1.DeleteTemplateResponse], error) {
+	if err := onlyOperator(ctx, "delete template"); err != nil {
+		return nil, err
+	}
 	if err := s.templates.Delete(req.Msg.GetName()); err != nil {
 		return nil, err
 	}
@@ -72,6 +94,9 @@ func (s *templateService) DeleteTemplate(_ context.Context, req *connect.Request
 }
 
 func (s *templateService) CollectGarbage(ctx context.Context, _ *connect.Request[firebreakv1.CollectGarbageRequest]) (*connect.Response[firebreakv1.CollectGarbageResponse], error) {
+	if err := onlyOperator(ctx, "collect garbage"); err != nil {
+		return nil, err
+	}
 	var unknown error
 	// The records are read when an image is judged: a sandbox may have started from it since the collection began.
 	inUse := func(digest string) bool {
@@ -87,6 +112,13 @@ func (s *templateService) CollectGarbage(ctx context.Context, _ *connect.Request
 		return nil, &firebreak.Error{Kind: firebreak.KindOf(err), Op: "collect garbage", Err: err}
 	}
 	return connect.NewResponse(&firebreakv1.CollectGarbageResponse{FreedBytes: freed, Removed: int32(removed)}), nil
+}
+
+// visible reports whether a caller may see a template: one that all share, or his own, which lies under his name. The
+// first word of a name is a tenant's unless it can only be a registry's.
+func visible(c auth.Caller, name string) bool {
+	owner, _, found := strings.Cut(name, "/")
+	return !found || strings.ContainsAny(owner, ".:") || c.May(owner)
 }
 
 func templateMessage(t image.Template) *firebreakv1.Template {

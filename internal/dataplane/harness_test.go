@@ -90,7 +90,7 @@ func (s *sandboxes) Guest(ctx context.Context, id string) (*guest.Guest, error) 
 }
 
 // add makes a sandbox of tenant acme with a real agent in this process.
-func (s *sandboxes) add(t *testing.T, id string) *store.Record {
+func (s *sandboxes) add(t testing.TB, id string) *store.Record {
 	t.Helper()
 	a, err := agent.New(agent.Config{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -135,14 +135,14 @@ func newSandboxes() *sandboxes {
 // world is a server with a data plane, and sandbox sb behind it.
 type world struct {
 	*sandboxes
-	t      *testing.T
+	t      testing.TB
 	plane  *dataplane.Plane
 	server *httptest.Server
 	rec    *store.Record
 	caller auth.Caller // of all requests, if it is somebody
 }
 
-func newWorld(t *testing.T, change func(*dataplane.Config)) *world {
+func newWorld(t testing.TB, change func(*dataplane.Config)) *world {
 	t.Helper()
 	w := &world{sandboxes: newSandboxes(), t: t}
 	w.rec = w.add(t, "sb1")
@@ -189,7 +189,7 @@ func (w *world) ask(method, target string, header http.Header) *http.Response {
 }
 
 // inside starts a server on the loopback that the sandbox shares with this test.
-func inside(t *testing.T, h http.HandlerFunc) (port string) {
+func inside(t testing.TB, h http.HandlerFunc) (port string) {
 	t.Helper()
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
@@ -214,7 +214,7 @@ func with(h http.Header, pairs ...string) http.Header {
 
 func hostOf(port, id string) string { return fmt.Sprintf("%s-%s.box.test:7070", port, id) }
 
-func closedPort(t *testing.T) string {
+func closedPort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -81,6 +81,7 @@ func newPorts() *httputil.ReverseProxy {
 			r.SetXForwarded()
 		},
 		Transport:      toGuest{},
+		BufferPool:     &guest.Buffers{},
 		FlushInterval:  -1, // at once: what is streamed is waited for
 		ModifyResponse: tame,
 		ErrorLog:       log.New(io.Discard, "", 0), // ErrorHandler answers, and clients go away

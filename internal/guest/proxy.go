@@ -47,6 +47,7 @@ func (g *Guest) newProxy() http.Handler {
 			}
 		},
 		Transport:      g.transport,
+		BufferPool:     &Buffers{},
 		FlushInterval:  -1, // every event at once
 		ModifyResponse: tame,
 		ErrorLog:       log.New(io.Discard, "", 0), // ErrorHandler answers, and the client may have gone away

@@ -68,7 +68,7 @@ func (d *Door) create(ctx context.Context, by auth.Caller, v version, c creation
 	if err != nil {
 		return store.Record{}, err
 	}
-	template, err := d.resolve(by, c.TemplateID)
+	template, err := d.resolve(ctx, by, c.TemplateID)
 	if err != nil {
 		return store.Record{}, err
 	}

@@ -1,8 +1,10 @@
 package e2b_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
 	"strings"
 	"testing"
@@ -191,4 +193,33 @@ func TestTemplateNames(t *testing.T) {
 			t.Errorf("%s %s: %s, %+v", c.tenant, c.asked, rec.Template, sb)
 		}
 	}
+}
+
+// builds knows templates by their IDs.
+type builds map[string]string
+
+func (b builds) Resolve(_ context.Context, ref string) (string, error) {
+	switch {
+	case strings.Contains(ref, "."):
+		return "", &firebreak.Error{Kind: firebreak.KindInvalid, Err: errors.New("no name of a build")}
+	case b[ref] == "broken":
+		return "", errors.New("the database is gone")
+	case b[ref] == "":
+		return "", fs.ErrNotExist
+	}
+	return b[ref], nil
+}
+
+func TestBuiltTemplates(t *testing.T) {
+	w := newWorld(t, func(c *e2b.Config) {
+		c.Builds = builds{"id1": "acme/own:default", "base": "acme/own:default", "broken": "broken"}
+	})
+	w.templates.names = append(w.templates.names, "ghcr.io/o/i:v1")
+	for asked, want := range map[string]string{"id1": "acme/own:default", "base": "acme/own:default", "host": "host", "ghcr.io/o/i:v1": "ghcr.io/o/i:v1"} {
+		if sb := w.make("acme", object{"templateID": asked}); w.record(sb.SandboxID).Template != want || sb.Alias != "" {
+			t.Errorf("%s: %+v", asked, sb)
+		}
+	}
+	w.ask("acme", "POST", "/v2/sandboxes", object{"templateID": "id2"}).want(t, "another id", 404)
+	w.ask("acme", "POST", "/v2/sandboxes", object{"templateID": "broken"}).want(t, "broken", 500)
 }

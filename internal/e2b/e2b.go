@@ -47,6 +47,13 @@ type Templates interface {
 	Delete(name string) error
 }
 
+// Builds knows the templates that clients have built.
+type Builds interface {
+	// Resolve returns what the template that the caller calls ref, by name or ID, is called among Templates. fs.ErrNotExist if
+	// there is none that he may use.
+	Resolve(ctx context.Context, ref string) (string, error)
+}
+
 // Attempts remembers the requests that have a key.
 type Attempts interface {
 	BeginAttempt(ctx context.Context, a store.Attempt) (saved store.Attempt, first bool, err error)
@@ -72,6 +79,7 @@ type Config struct {
 	Attempts  Attempts
 	Log       *slog.Logger
 
+	Builds   Builds   // nil: there are none
 	Events   Events   // nil: there are none, and no logs
 	Webhooks Webhooks // nil: there are none
 

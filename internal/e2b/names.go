@@ -1,10 +1,12 @@
 package e2b
 
 import (
+	"context"
 	"fmt"
 	"path"
 	"strings"
 
+	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/image"
 )
@@ -26,7 +28,7 @@ type resolution struct {
 
 // resolve finds the template that a caller means: his own before a shared one, by a name with or without a tag, or with
 // his own ID before it. A name that there is no template of may stand for another one.
-func (d *Door) resolve(by auth.Caller, asked string) (resolution, error) {
+func (d *Door) resolve(ctx context.Context, by auth.Caller, asked string) (resolution, error) {
 	if asked == "" {
 		return resolution{}, badRequest("templateID is missing")
 	}
@@ -34,7 +36,14 @@ func (d *Door) resolve(by auth.Caller, asked string) (resolution, error) {
 		return resolution{}, badRequest("%.100q cannot be a template", asked)
 	}
 	for name, followed := asked, 0; followed <= maxAliases; followed++ {
-		if found := d.lookUp(by, name); found != "" {
+		found, err := d.built(ctx, name)
+		if err != nil {
+			return resolution{}, err
+		}
+		if found == "" {
+			found = d.lookUp(by, name)
+		}
+		if found != "" {
 			res := resolution{name: found}
 			if name != asked {
 				res.note = fmt.Sprintf("there is no template %q here, so this sandbox starts from %q", asked, shown(by, found))
@@ -48,6 +57,19 @@ func (d *Door) resolve(by auth.Caller, asked string) (resolution, error) {
 		name = next
 	}
 	return resolution{}, notFound("template", asked)
+}
+
+// built returns what a template that was built by clients, perhaps named by an ID, is called in the store; empty if there
+// is none.
+func (d *Door) built(ctx context.Context, name string) (string, error) {
+	if d.cfg.Builds == nil {
+		return "", nil
+	}
+	found, err := d.cfg.Builds.Resolve(ctx, name)
+	if kind := firebreak.KindOf(err); kind == firebreak.KindNotFound || kind == firebreak.KindInvalid {
+		return "", nil // shared ones have other names too
+	}
+	return found, err
 }
 
 // lookUp returns what the template that a caller calls name is called in the store; empty if there is none.

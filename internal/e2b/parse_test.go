@@ -146,7 +146,7 @@ func FuzzTemplateName(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name string) {
 		templates := &noTemplates{}
 		d := New(Config{Templates: templates})
-		if _, err := d.resolve(by, name); err == nil {
+		if _, err := d.resolve(t.Context(), by, name); err == nil {
 			t.Errorf("%q is a template", name)
 		}
 		for _, asked := range templates.asked {

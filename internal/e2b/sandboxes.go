@@ -168,13 +168,30 @@ func (d *Door) serveTimeout(w http.ResponseWriter, r *http.Request, _ auth.Calle
 	if body.Timeout == nil {
 		return badRequest("timeout is missing")
 	}
-	timeout := time.Millisecond // 0 is at once
-	if *body.Timeout != 0 {
-		if timeout, err = d.timeoutOf(body.Timeout, 0); err != nil {
-			return err
-		}
+	if *body.Timeout == 0 {
+		return d.timeUp(w, r, rec)
+	}
+	timeout, err := d.timeoutOf(body.Timeout, 0)
+	if err != nil {
+		return err
 	}
 	return d.giveTime(w, r, rec, timeout, false)
+}
+
+// timeUp does now what is to be done when a sandbox's time is up.
+func (d *Door) timeUp(w http.ResponseWriter, r *http.Request, rec store.Record) (err error) {
+	id := string(rec.ID)
+	switch {
+	case rec.State == firebreak.StatePaused || rec.OnTimeout == firebreak.TimeoutPause:
+		_, err = d.cfg.Lives.Pause(r.Context(), id)
+	default:
+		_, err = d.cfg.Sandboxes.Delete(r.Context(), id)
+	}
+	if err != nil {
+		return d.gone(r, err)
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }
 
 // serveRefresh gives a sandbox more time, never less.

@@ -23,7 +23,7 @@ const module = "github.com/firebreak-dev/firebreak"
 const layers = `
 7  cmd/firebreak  cmd/firebreak-agent  internal/bench  internal/bench/runsc
 6  internal/e2b  internal/rpc  internal/server  internal/cli  client
-5  internal/manager
+5  internal/manager  internal/build
 4  internal/driver/all  internal/dataplane
 3  internal/driver/fake  internal/driver/process  internal/driver/container  internal/driver/gvisor  internal/driver/drivertest  internal/driver/drivertest/inside
 2  internal/driver/oci  internal/driver/hostproc  internal/guest  internal/host  internal/agent  internal/agent/account  internal/agent/code  internal/agent/files  internal/agent/proc  internal/agentbin  internal/image  internal/image/erofs  internal/image/rootfs  internal/store  internal/auth  internal/event  internal/webhook  internal/agent/archive  internal/metrics  internal/trace  internal/config  internal/localca
@@ -43,6 +43,7 @@ var sameLayer = map[string][]string{
 	"internal/api/process/processconnect":          {"internal/api/process"},
 	"internal/api/filesystem/filesystemconnect":    {"internal/api/filesystem"},
 	"internal/api/firebreak/v1/firebreakv1connect": {"internal/api/firebreak/v1"},
+	"internal/build":                               {"internal/manager"},
 	"internal/cli":                                 {"client"},
 	"internal/image":                               {"internal/image/erofs", "internal/image/rootfs"},
 	"internal/image/rootfs":                        {"internal/image/erofs"},

@@ -94,7 +94,8 @@ type Layer struct {
 	Key    string    `json:"key"`    // of all that went into it
 	Digest string    `json:"digest,omitempty"`
 	Size   int64     `json:"size,omitempty"`
-	Ready  bool      `json:"ready,omitempty"` // false: it is being made
+	Ready  bool      `json:"ready,omitempty"` // false: it is being made, or is of use to its build only
+	Build  string    `json:"build,omitempty"` // which made it
 	Used   time.Time `json:"used"`
 }
 

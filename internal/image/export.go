@@ -47,7 +47,7 @@ func (j *job) openBase(name string) (*erofs.Node, error) {
 	if j.base, err = os.Open(path); err != nil {
 		return nil, err
 	}
-	return rootfs.Load(j.base)
+	return erofs.Read(j.base)
 }
 
 // Link gives the image of one template a second name, or gives it to the template that has this name; edit may change what

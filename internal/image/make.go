@@ -152,7 +152,7 @@ func (j *job) write(ctx context.Context) (digest string, size int64, err error) 
 	sum := sha256.New()
 	out := &rootfs.SparseWriter{File: f}
 	j.report("write image", 0, 0)
-	if err := erofs.Write(ctx, io.MultiWriter(out, sum), j.tree.Root()); err != nil {
+	if err := erofs.Write(ctx, io.MultiWriter(&flushing{out: out}, sum), j.tree.Root()); err != nil {
 		return "", 0, err
 	}
 	j.report("write image", out.Offset, out.Offset)
@@ -161,6 +161,25 @@ func (j *job) write(ctx context.Context) (digest string, size int64, err error) 
 		return "", 0, err
 	}
 	return hex.EncodeToString(sum.Sum(nil)), out.Offset, nil
+}
+
+// flushing has the disk begin to write while there is more to come, so that there is little to wait for at the end.
+type flushing struct {
+	out  *rootfs.SparseWriter
+	done int64
+}
+
+const flushPiece = 16 << 20
+
+// Write implements io.Writer.
+func (w *flushing) Write(p []byte) (int, error) {
+	n, err := w.out.Write(p)
+	if ahead := w.out.Offset - w.done; ahead >= flushPiece {
+		const begin = 2                                                    // SYNC_FILE_RANGE_WRITE
+		_ = unix.SyncFileRange(int(w.out.File.Fd()), w.done, ahead, begin) // what it does not do is left to Sync
+		w.done = w.out.Offset
+	}
+	return n, err
 }
 
 // publish makes the image and then its template appear.

@@ -73,7 +73,7 @@ func (s *Store) directory(ctx context.Context, t Template) (string, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		root, err := rootfs.Load(f)
+		root, err := erofs.Read(f)
 		if err != nil {
 			return nil, nil, errors.Join(err, f.Close())
 		}

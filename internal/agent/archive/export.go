@@ -132,7 +132,7 @@ func (e *export) one(dir *os.Root, name, at string, info fs.FileInfo, depth int)
 		}
 		return errors.Join(e.directory(sub, at, info, depth), sub.Close())
 	case 0:
-		return e.file(dir, name, at)
+		return e.file(dir, name, at, info)
 	case fs.ModeSymlink:
 		return e.symlink(dir, name, at, info)
 	case fs.ModeNamedPipe:
@@ -157,41 +157,61 @@ func (e *export) symlink(dir *os.Root, name, at string, info fs.FileInfo) error 
 	return e.header(nil, at, info, target)
 }
 
-// file writes a regular file. What it says of it comes from the open file: the name may lead elsewhere by now.
-func (e *export) file(dir *os.Root, name, at string) error {
+// file writes a regular file. Of one that is the template's, a look is enough; else what is said of it comes from the open
+// file, as the name may lead elsewhere by now.
+func (e *export) file(dir *os.Root, name, at string, info fs.FileInfo) error {
+	if e.Mounts[at] {
+		return nil
+	}
+	if e.isSame(info) {
+		if first := e.firstName(at, info); first != "" {
+			return e.link(at, first)
+		}
+		return e.same(at, info)
+	}
 	// Not to wait for a FIFO, nor to follow a link, that took its place.
 	f, err := dir.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close() //nolint:errcheck // only read from
-	info, err := f.Stat()
-	if err != nil {
+	if info, err = f.Stat(); err != nil {
 		return err
 	}
 	if !info.Mode().IsRegular() {
 		return errors.New("it was replaced while it was being opened")
 	}
-	if e.Mounts[at] {
-		return nil
-	}
-	st := info.Sys().(*syscall.Stat_t)
-	if st.Nlink > 1 {
-		id := inode{st.Dev, st.Ino}
-		if first, ok := e.links[id]; ok {
-			return e.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeLink, Name: relative(at), Linkname: relative(first)})
-		}
-		if len(e.links) < maxLinks {
-			e.links[id] = at
-		}
-	}
-	if !e.Since.IsZero() && info.Size() > 0 && time.Unix(st.Ctim.Unix()).Before(e.Since) {
-		return e.same(f, at, info)
+	if first := e.firstName(at, info); first != "" {
+		return e.link(at, first)
 	}
 	if err := e.header(f, at, info, ""); err != nil {
 		return err
 	}
 	return e.data(f, info.Size())
+}
+
+// isSame reports whether a file has the data that it has in the template: its inode has not changed since.
+func (e *export) isSame(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && !e.Since.IsZero() && info.Size() > 0 && time.Unix(st.Ctim.Unix()).Before(e.Since)
+}
+
+// firstName returns the name under which a file came already, and "" if it did not.
+func (e *export) firstName(at string, info fs.FileInfo) string {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || st.Nlink < 2 {
+		return ""
+	}
+	id := inode{st.Dev, st.Ino}
+	first, ok := e.links[id]
+	if !ok && len(e.links) < maxLinks {
+		e.links[id] = at
+	}
+	return first
+}
+
+func (e *export) link(at, first string) error {
+	return e.write(header{&tar.Header{Typeflag: tar.TypeLink, Name: relative(at), Linkname: relative(first)}})
 }
 
 // data writes exactly size bytes: of a file that grows, the first ones; zeros for what one lost.
@@ -238,14 +258,11 @@ func (e *export) header(f *os.File, at string, info fs.FileInfo, target string) 
 	return e.write(h)
 }
 
-// same writes a file whose data the template has.
-func (e *export) same(f *os.File, at string, info fs.FileInfo) error {
+// same writes a file whose data the template has. Templates have no extended attributes.
+func (e *export) same(at string, info fs.FileInfo) error {
 	h, err := newHeader(at, info, "")
 	if err != nil {
 		return err
-	}
-	for name, value := range xattrs(f) {
-		h.addRecord("SCHILY.xattr."+name, value)
 	}
 	h.addRecord(SameRecord, strconv.FormatInt(info.Size(), 10))
 	h.Size = 0

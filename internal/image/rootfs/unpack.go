@@ -10,7 +10,6 @@ import (
 	"path"
 	"time"
 
-	goerofs "github.com/erofs/go-erofs"
 	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/image/erofs"
@@ -150,63 +149,4 @@ func modeOf(n *erofs.Node) fs.FileMode {
 		}
 	}
 	return mode
-}
-
-// Load returns the tree of an image that package erofs wrote. Its files can be opened until image is closed.
-func Load(image *os.File) (*erofs.Node, error) {
-	source, err := goerofs.Open(image)
-	if err != nil {
-		return nil, err
-	}
-	links := map[int64]*erofs.Node{}
-	return loadNode(source, ".", links)
-}
-
-func loadNode(source fs.FS, name string, links map[int64]*erofs.Node) (*erofs.Node, error) {
-	info, err := fs.Lstat(source, name)
-	if err != nil {
-		return nil, err
-	}
-	st, ok := info.Sys().(*goerofs.Stat)
-	if !ok {
-		return nil, fmt.Errorf("%s: no status in the image", name)
-	}
-	if n, ok := links[st.Ino]; ok && !info.IsDir() {
-		return n, nil
-	}
-	n := &erofs.Node{Mode: uint16(st.Mode.Perm()), UID: st.UID, GID: st.GID, ModTime: int64(st.Mtime)}
-	for bit, m := range map[uint16]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
-		if st.Mode&m != 0 {
-			n.Mode |= bit
-		}
-	}
-	links[st.Ino] = n
-	switch info.Mode().Type() {
-	case fs.ModeDir:
-		n.Mode |= erofs.TypeDir
-		err = loadEntries(source, name, n, links)
-	case fs.ModeSymlink:
-		n.Mode |= erofs.TypeSymlink
-		n.Target, err = fs.ReadLink(source, name)
-	case fs.ModeNamedPipe:
-		n.Mode |= erofs.TypeFIFO
-	default:
-		n.Mode, n.Size = n.Mode|erofs.TypeRegular, info.Size()
-		n.Open = func() (io.ReadCloser, error) { return source.Open(name) }
-	}
-	return n, err
-}
-
-func loadEntries(source fs.FS, name string, n *erofs.Node, links map[int64]*erofs.Node) error {
-	entries, err := fs.ReadDir(source, name)
-	if err != nil {
-		return err
-	}
-	n.Entries = make(map[string]*erofs.Node, len(entries))
-	for _, e := range entries {
-		if n.Entries[e.Name()], err = loadNode(source, path.Join(name, e.Name()), links); err != nil {
-			return err
-		}
-	}
-	return nil
 }

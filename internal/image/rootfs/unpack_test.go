@@ -54,7 +54,7 @@ func TestDirectoryRoundTrip(t *testing.T) {
 	must(t, err)
 	defer image.Close()
 	must(t, erofs.Write(t.Context(), image, tree.Root()))
-	loaded, err := Load(image)
+	loaded, err := erofs.Read(image)
 	must(t, err)
 	sameListing(t, "loaded", listing(t, loaded), listing(t, tree.Root()))
 	out := t.TempDir()

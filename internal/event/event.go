@@ -193,9 +193,9 @@ func ParseID(id string) (prefix string, number int64, ok bool) {
 	if len(id) != prefixLen+12 {
 		return "", 0, false
 	}
-	number, err := strconv.ParseInt(id[prefixLen:], 16, 64)
-	if err != nil || IDOf(id[:prefixLen], number) != id {
+	n, err := strconv.ParseUint(id[prefixLen:], 16, 48)
+	if err != nil || IDOf(id[:prefixLen], int64(n)) != id { // capital digits are another text
 		return "", 0, false
 	}
-	return id[:prefixLen], number, true
+	return id[:prefixLen], int64(n), true
 }

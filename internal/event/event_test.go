@@ -56,7 +56,8 @@ func TestPrepare(t *testing.T) {
 func FuzzParseID(f *testing.F) {
 	f.Add(IDOf(NewPrefix(), 1))
 	f.Add(NewID())
-	f.Add("00000000-0000-8000-8000-00000000000-")
+	f.Add("00000000-0000-8000-8000--00000000001")
+	f.Add("00000000-0000-8000-8000-00000000000A")
 	f.Add("")
 	f.Fuzz(func(t *testing.T, id string) {
 		prefix, number, ok := ParseID(id)

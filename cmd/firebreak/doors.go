@@ -18,7 +18,7 @@ import (
 const forEver = 366 * 24 * time.Hour
 
 // doors are the ways in, each measured.
-func (s *service) doors(hooks *webhook.Webhooks) server.Config {
+func (s *service) doors(hooks *webhook.Webhooks) (server.Config, *e2b.Door) {
 	p := s.parts
 	own := p.door()
 	own.Pools, own.Detach, own.MaxTimeout = p.sandboxes, true, s.cfg.MaxTimeout
@@ -42,7 +42,7 @@ func (s *service) doors(hooks *webhook.Webhooks) server.Config {
 	if s.ca != nil {
 		cfg.CA = s.ca.PEM()
 	}
-	return cfg
+	return cfg, clients
 }
 
 // measured counts a door's requests, and traces them.

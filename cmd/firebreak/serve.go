@@ -133,11 +133,13 @@ func (s *service) run(ctx context.Context) error {
 		return err
 	}
 	defer hooks.Close()
-	srv := server.New(s.doors(hooks))
+	doors, clients := s.doors(hooks)
+	srv := server.New(doors)
 	s.server.Store(srv)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var beside sync.WaitGroup
+	beside.Go(func() { clients.Run(ctx) })
 	beside.Go(func() { s.recover(ctx) })
 	beside.Go(func() { s.tellDrivers(ctx) })
 	stop := context.AfterFunc(ctx, func() {

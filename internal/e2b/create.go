@@ -73,7 +73,7 @@ func (d *Door) create(ctx context.Context, by auth.Caller, v version, c creation
 		return store.Record{}, err
 	}
 	req := manager.Request{
-		Template: template.name, Envs: c.EnvVars, Timeout: timeout, Detached: true, Metadata: c.Metadata,
+		Template: template.name, Lent: true, Envs: c.EnvVars, Timeout: timeout, Detached: true, Metadata: c.Metadata,
 		Annotations: c.notes(), TrafficToken: rand.Text(), AutoResume: c.AutoResume != nil && c.AutoResume.Enabled,
 	}
 	if c.AutoPause {

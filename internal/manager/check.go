@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -39,6 +40,7 @@ type Request struct {
 	TrafficToken string                  // asked for by the door of those who reach its ports; kept with the record
 	OnTimeout    firebreak.TimeoutAction // empty: kill
 	AutoResume   bool                    // traffic resumes it when it is paused
+	Lent         bool                    // the door knows that the caller may use Template although it is another tenant's
 }
 
 const (
@@ -70,10 +72,21 @@ func (r Request) mayAsk(by auth.Caller) error {
 		return nil
 	case len(r.Mounts) > 0:
 		return refuse("a tenant cannot mount parts of the host")
+	case !r.Lent && ownerOf(r.Template) != "" && !by.May(ownerOf(r.Template)):
+		return &firebreak.Error{Kind: firebreak.KindNotFound, Op: "create sandbox", Err: fmt.Errorf("there is no template %q: %w", r.Template, fs.ErrNotExist)}
 	case r.AcceptWeaker != "":
 		return refuse("a tenant cannot accept a weaker boundary than the policy does")
 	}
 	return nil
+}
+
+// ownerOf returns the tenant whose template this name is; empty for one that all share.
+func ownerOf(template string) string {
+	first, _, below := strings.Cut(template, "/")
+	if !below || (auth.Tenant{ID: first}).Check() != nil {
+		return ""
+	}
+	return first
 }
 
 // check refuses what is wrong with r itself, on any host.

@@ -207,6 +207,9 @@ func TestTenantsDoNotMeet(t *testing.T) {
 	if _, _, err := m.Create(two, Request{Mounts: []driver.Mount{{Source: "/etc", Target: "/x"}}}); firebreak.KindOf(err) != firebreak.KindDenied {
 		t.Errorf("a tenant mounts: %v", err)
 	}
+	if _, _, err := m.Create(two, Request{Template: "one/secret:default"}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a tenant starts from another's template: %v", err)
+	}
 	if _, _, err := m.Create(two, Request{Driver: "fake", AcceptWeaker: "why not"}); firebreak.KindOf(err) != firebreak.KindDenied {
 		t.Errorf("a tenant accepts a weaker boundary: %v", err)
 	}

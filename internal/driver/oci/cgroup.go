@@ -67,7 +67,7 @@ func findCgroups(mountinfo, own string) *Cgroups {
 // add1 takes the hierarchy of a version 1 controller if we may make cgroups in it.
 func (c *Cgroups) add1(controller, dir string) {
 	switch controller {
-	case "memory", "cpu", "cpuacct", "pids":
+	case "memory", "cpu", "cpuacct", "pids", "freezer":
 		parent := filepath.Join(dir, cgroupParent)
 		if c.v1[controller] == "" && makeWritable(parent) {
 			c.v1[controller] = parent
@@ -126,8 +126,8 @@ func makeWritable(dir string) bool {
 	return syscall.Access(dir, 2 /* W_OK */) == nil
 }
 
-// find says which limits the hierarchies can enforce, and forgets the one of version 2 if it adds none: each that a
-// process has to be moved in takes time.
+// find says what the hierarchies can do, and forgets the one of version 2 if it enforces no limit: each that a process
+// has to be moved in takes time.
 func (c *Cgroups) find() driver.Caps {
 	var caps driver.Caps
 	needed := false
@@ -146,10 +146,13 @@ func (c *Cgroups) find() driver.Caps {
 	if !needed {
 		c.v2 = ""
 	}
+	if c.canFreeze() {
+		caps |= driver.CapPause
+	}
 	return caps
 }
 
-// Caps is what limits cgroups can enforce here; none where nothing lets us make cgroups.
+// Caps is what limits cgroups can enforce here, and whether they can be frozen; none where nothing lets us make cgroups.
 func (c *Cgroups) Caps() driver.Caps { return c.caps }
 
 // Create makes the cgroup of a sandbox, which must not exist.
@@ -228,22 +231,32 @@ func (g *Cgroup) Directory() (*os.File, error) {
 func (g *Cgroup) Processes() ([]int, error) {
 	var pids []int
 	for _, dir := range g.dirs() {
-		text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
-			continue
-		}
+		in, err := processesIn(dir)
 		if err != nil {
-			return nil, fmt.Errorf("read cgroup: %w", err)
+			return nil, err
 		}
-		for field := range strings.FieldsSeq(string(text)) {
-			if pid, err := strconv.Atoi(field); err == nil && pid > 0 { // 0: in another pid namespace
-				pids = append(pids, pid)
-			}
-		}
+		pids = append(pids, in...)
 	}
 	slices.Sort(pids)
 	return slices.Compact(pids), nil
 }
+
+func processesIn(dir string) ([]int, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil && !gone(err) {
+		return nil, fmt.Errorf("read cgroup: %w", err)
+	}
+	var pids []int
+	for field := range strings.FieldsSeq(string(text)) {
+		if pid, err := strconv.Atoi(field); err == nil && pid > 0 { // 0: in another pid namespace
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// gone reports whether err is of a cgroup that does not exist, or of one that is just being removed.
+func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) }
 
 // Remove kills whatever is in g and removes it. Nil if g is gone.
 func (g *Cgroup) Remove(ctx context.Context) error {
@@ -257,6 +270,9 @@ func (g *Cgroup) Remove(ctx context.Context) error {
 		}
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended meanwhile
+		}
+		if err := g.EndFrozen(); err != nil {
+			return err
 		}
 		err = g.rmdir()
 		if !errors.Is(err, syscall.EBUSY) {

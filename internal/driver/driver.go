@@ -62,9 +62,15 @@ type Sandbox interface {
 	Usage(ctx context.Context) (Usage, error)
 }
 
-// Pauser is a sandbox that can be frozen with its memory kept (CapPause). Both are idempotent.
+// Pauser is a sandbox that can be frozen with its memory kept (CapPause). Both methods are idempotent: nothing is counted.
+// fs.ErrNotExist once the sandbox has ended.
 type Pauser interface {
+	// Pause returns when nothing in the sandbox runs any more. It stays so until Resume, whatever becomes of the caller.
+	// Meanwhile streams stay open and nothing answers on them, a new one may be had or not; all else works as ever.
+	// With an error the sandbox runs on, unless it was paused before.
 	Pause(ctx context.Context) error
+	// Resume has everything go on where it was. Time has passed for it: a timer that was due meanwhile fires at once,
+	// so whoever gave the agent a deadline takes it away before the pause.
 	Resume(ctx context.Context) error
 }
 

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/firebreak-dev/firebreak/internal/driver/drivertest"
 )
 
 // BenchmarkOneShot alternates between create, run true, destroy and the bare runtime running true in the same bundle, so
@@ -33,6 +35,16 @@ func BenchmarkOneShot(b *testing.B) {
 			report("ms/ours", median(ours))
 			report("ms/runtime", median(bare))
 			report("ms/budget", median(bare)*13/10+15*time.Millisecond)
+		})
+	}
+}
+
+// BenchmarkPause pauses and resumes a container with each runtime, until its agent takes a connection again.
+func BenchmarkPause(b *testing.B) {
+	for name, path := range runtimes() {
+		b.Run(name, func(b *testing.B) {
+			p := newPlace(b, path)
+			drivertest.BenchmarkPause(b, p.box(p.spec()).Sandbox)
 		})
 	}
 }

@@ -60,7 +60,7 @@ func New(cfg Config) *Driver {
 // forms are the roots that the driver takes; a disk image costs no walk through a tree.
 func forms() []driver.Form { return []driver.Form{driver.FormDisk, driver.FormDirectory} }
 
-// caps is what the driver offers beside the limits that cgroups give. Programs have no capabilities, so that even the
+// caps is what the driver offers beside the limits and the freezer that cgroups give. Programs have no capabilities, so that even the
 // sandbox's root may neither chown nor install: there is no CapRootUser.
 func caps(groups *oci.Cgroups) driver.Caps {
 	return groups.Caps() | driver.CapLimitDisk | driver.CapMounts | driver.CapProcesses | driver.CapTerminal |
@@ -100,7 +100,6 @@ func (d *Driver) Open(ctx context.Context, spec driver.Spec) (driver.Sandbox, er
 	if err != nil {
 		return nil, fmt.Errorf("open container %s: %w", spec.ID, err)
 	}
-	sb := &sandbox{spec: spec, rec: rec}
 	pidfd, err := rec.open()
 	if err != nil {
 		return nil, fmt.Errorf("open container %s: %w", spec.ID, err)
@@ -109,7 +108,11 @@ func (d *Driver) Open(ctx context.Context, spec driver.Spec) (driver.Sandbox, er
 	if destroying(spec) || hostproc.Ended(pidfd) {
 		return nil, fmt.Errorf("open container %s: it has ended: %w", spec.ID, fs.ErrNotExist)
 	}
-	return sb, nil
+	groups, err := oci.FindCgroups()
+	if err != nil {
+		return nil, fmt.Errorf("open container %s: %w", spec.ID, err)
+	}
+	return d.handle(spec, rec, groups), nil
 }
 
 // List implements driver.Driver. A sandbox's claim is the first thing that Create makes and the last that Destroy removes.

@@ -63,31 +63,31 @@ func (d *Driver) create(ctx context.Context, spec driver.Spec, t tool, groups *o
 	if err := os.Mkdir(ownDir(spec), 0o700); err != nil {
 		return nil, fmt.Errorf("use its directory: %w", err)
 	}
-	sb := &sandbox{spec: spec}
 	std, filter, err := d.start(ctx, spec, t, groups.Caps() != 0)
 	defer std.close()
 	if err != nil {
 		return nil, err
 	}
-	if sb.rec, err = newRecord(spec); err != nil {
+	rec, err := newRecord(spec)
+	if err != nil {
 		return nil, fmt.Errorf("start agent: %w: %s", err, tail(std.out))
 	}
-	if err := verifyLimits(spec, sb.rec, groups); err != nil {
+	if err := verifyLimits(spec, rec, groups); err != nil {
 		return nil, err
 	}
-	if err := sb.rec.write(spec); err != nil {
+	if err := rec.write(spec); err != nil {
 		return nil, err
 	}
 	c.unlock() // so that Destroy can end a sandbox whose agent never listens
-	if err := sb.await(ctx); err != nil {
+	if err := rec.await(ctx); err != nil {
 		return nil, fmt.Errorf("wait for agent: %w: %s", err, tail(std.out))
 	}
 	// The runtime may be done before it has become the agent, which it does under the filter.
-	if filtered, err := isFiltered(sb.rec.PID); err != nil || !filtered {
+	if filtered, err := isFiltered(rec.PID); err != nil || !filtered {
 		return nil, errors.Join(err, errors.New("the runtime has not limited the system calls of the sandbox"))
 	}
-	d.keepFilter(filter, sb.rec.PID)
-	return sb, nil
+	d.keepFilter(filter, rec.PID)
+	return d.handle(spec, rec, groups), nil
 }
 
 // start prepares disk, ids and configuration, and has the runtime start the container.
@@ -156,8 +156,8 @@ func verifyLimits(spec driver.Spec, rec record, groups *oci.Cgroups) error {
 }
 
 // await returns when the agent takes connections.
-func (s *sandbox) await(ctx context.Context) error {
-	pidfd, err := s.rec.open()
+func (r record) await(ctx context.Context) error {
+	pidfd, err := r.open()
 	if err != nil {
 		return err
 	}

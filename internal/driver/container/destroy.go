@@ -18,6 +18,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
+	"github.com/firebreak-dev/firebreak/internal/driver/oci"
 )
 
 // Destroy implements driver.Driver. It goes by what it finds, not by what should be there: Create, or an earlier Destroy,
@@ -61,6 +62,13 @@ func (d *Driver) clear(ctx context.Context, spec driver.Spec) error {
 		if err := os.WriteFile(filepath.Join(own, endedName), nil, 0o600); err != nil {
 			return fmt.Errorf("mark: %w", err)
 		}
+	}
+	groups, err := oci.FindCgroups()
+	if err != nil {
+		return err
+	}
+	if err := groups.Open(spec.ID).EndFrozen(); err != nil {
+		return err
 	}
 	if err := d.killAll(ctx, spec); err != nil {
 		return err

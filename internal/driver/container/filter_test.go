@@ -55,7 +55,11 @@ func TestKeptFilter(t *testing.T) {
 
 func filterOf(t *testing.T, b box) []byte {
 	t.Helper()
-	filter, err := installedFilter(b.Sandbox.(*sandbox).rec.PID)
+	rec, err := readRecord(b.spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	filter, err := installedFilter(rec.PID)
 	if err != nil {
 		t.Fatal(err)
 	}

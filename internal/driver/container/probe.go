@@ -35,8 +35,13 @@ func (d *Driver) Probe(ctx context.Context) (driver.Info, error) {
 		info.Problems = append(info.Problems, problem(err))
 	}
 	if info.Healthy() {
-		if err := d.try(ctx, groups); err != nil {
+		pauses, err := d.try(ctx, groups)
+		if err != nil {
 			info.Problems = append(info.Problems, problem(err))
+		} else if pauses != nil {
+			info.Caps &^= driver.CapPause
+			info.Warnings = append(info.Warnings, driver.Problem{Text: "a sandbox cannot be paused here: " + pauses.Error(),
+				Mend: "mount the cgroup hierarchy of the freezer where the runtime finds it, or " + useGVisor})
 		}
 	}
 	return info, ctx.Err()
@@ -53,19 +58,20 @@ func problem(err error) driver.Problem {
 	return p
 }
 
+const useGVisor = "use --isolation gvisor"
+
 // hostProblems are those that can be seen without a try, and whose cause a failed try would not tell.
 func hostProblems(proc string) []driver.Problem {
 	var problems []driver.Problem
-	const gvisor = "use --isolation gvisor"
 	if ids, err := os.ReadFile(filepath.Join(proc, "self/uid_map")); err != nil || strings.Join(strings.Fields(string(ids)), " ") != "0 0 4294967295" || os.Geteuid() != 0 {
 		problems = append(problems, driver.Problem{Text: "it needs root of the host: ids of its own for every sandbox, cgroups and mounts",
-			Mend: "run firebreak as root, or " + gvisor})
+			Mend: "run firebreak as root, or " + useGVisor})
 	}
 	if _, err := os.Stat(filepath.Join(proc, "self/ns/user")); err != nil {
-		problems = append(problems, driver.Problem{Text: "this kernel has no user namespaces", Mend: "use a kernel with CONFIG_USER_NS, or " + gvisor})
+		problems = append(problems, driver.Problem{Text: "this kernel has no user namespaces", Mend: "use a kernel with CONFIG_USER_NS, or " + useGVisor})
 	} else if most, err := os.ReadFile(filepath.Join(proc, "sys/user/max_user_namespaces")); err == nil && strings.TrimSpace(string(most)) == "0" {
 		problems = append(problems, driver.Problem{Text: "user namespaces are switched off: user.max_user_namespaces is 0",
-			Mend: "sysctl -w user.max_user_namespaces=15000, or " + gvisor})
+			Mend: "sysctl -w user.max_user_namespaces=15000, or " + useGVisor})
 	}
 	return problems
 }
@@ -88,8 +94,9 @@ func warnings(groups *oci.Cgroups) []driver.Problem {
 // probeDir holds what tries start from; List does not show it.
 const probeDir = ".probe"
 
-// try makes a container from an empty tree: only the agent is in it.
-func (d *Driver) try(ctx context.Context, groups *oci.Cgroups) (err error) {
+// try makes a container from an empty tree: only the agent is in it. Pauses says why it could not be paused, although
+// there is a freezer.
+func (d *Driver) try(ctx context.Context, groups *oci.Cgroups) (pauses, err error) {
 	d.sweepProbes()
 	id := driver.ID("probe" + strings.ToLower(rand.Text()[:12]))
 	dir := filepath.Join(d.cfg.StateDir, probeDir, string(id))
@@ -106,16 +113,22 @@ func (d *Driver) try(ctx context.Context, groups *oci.Cgroups) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	if err := errors.Join(os.MkdirAll(spec.Dir, 0o700), os.MkdirAll(spec.Root.Path, 0o755)); err != nil {
-		return fmt.Errorf("try a container: %w", err)
+		return nil, fmt.Errorf("try a container: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, cleanupLimit)
 	defer cancel()
-	if _, err := d.Create(ctx, spec); err != nil {
-		return err
+	sb, err := d.Create(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	if p, err := driver.As[driver.Pauser](sb); err == nil {
+		if pauses = p.Pause(ctx); pauses == nil {
+			pauses = p.Resume(ctx)
+		}
 	}
 	undo, stop := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 	defer stop()
-	return d.Destroy(undo, spec)
+	return pauses, d.Destroy(undo, spec)
 }
 
 // sweepProbes removes what killed tries have left, once nobody can be at work there any more.

@@ -22,8 +22,9 @@ const deadlineStatus = 124
 
 // sandbox is a handle: plain data, from which every call opens what it needs.
 type sandbox struct {
-	spec driver.Spec
-	rec  record
+	spec  driver.Spec
+	rec   record
+	claim string // path of the claim on it
 }
 
 // Dial implements driver.Sandbox.

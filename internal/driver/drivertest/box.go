@@ -67,6 +67,7 @@ type program struct {
 	user  string // "": the default
 	tag   string
 	stdin []byte // nil: none, and the program is told so
+	open  bool   // its input stays open for more
 	size  *process.PTY_Size
 	count bool // count the output instead of keeping it
 
@@ -96,7 +97,7 @@ func authorize(h http.Header, user string) {
 
 // run returns when the program has ended. The error is the protocol's; how the program ended is in the result.
 func (b *box) run(ctx context.Context, p program) (result, error) {
-	stdin := p.stdin != nil
+	stdin := p.stdin != nil || p.open
 	req := connect.NewRequest(&process.StartRequest{
 		Process: &process.ProcessConfig{Cmd: p.cmd, Args: p.args, Envs: p.envs},
 		Stdin:   &stdin,
@@ -144,17 +145,26 @@ func (b *box) begun(ctx context.Context, p program, pid uint32) error {
 	if p.stdin == nil {
 		return nil
 	}
-	which := &process.ProcessSelector{Selector: &process.ProcessSelector_Pid{Pid: pid}}
 	if len(p.stdin) > 0 {
-		_, err := b.guest.Process().SendInput(ctx, connect.NewRequest(&process.SendInputRequest{
-			Process: which, Input: &process.ProcessInput{Input: &process.ProcessInput_Stdin{Stdin: p.stdin}},
-		}))
-		if err != nil {
-			return fmt.Errorf("send input: %w", err)
+		if err := b.send(ctx, pid, p.stdin); err != nil {
+			return err
 		}
 	}
+	which := &process.ProcessSelector{Selector: &process.ProcessSelector_Pid{Pid: pid}}
 	if _, err := b.guest.Process().CloseStdin(ctx, connect.NewRequest(&process.CloseStdinRequest{Process: which})); err != nil {
 		return fmt.Errorf("close input: %w", err)
+	}
+	return nil
+}
+
+// send gives a program more input.
+func (b *box) send(ctx context.Context, pid uint32, input []byte) error {
+	_, err := b.guest.Process().SendInput(ctx, connect.NewRequest(&process.SendInputRequest{
+		Process: &process.ProcessSelector{Selector: &process.ProcessSelector_Pid{Pid: pid}},
+		Input:   &process.ProcessInput{Input: &process.ProcessInput_Stdin{Stdin: input}},
+	}))
+	if err != nil {
+		return fmt.Errorf("send input: %w", err)
 	}
 	return nil
 }

@@ -119,9 +119,6 @@ func capsBugs() []bug {
 		{name: "Caps are silent about a handle", check: "caps-tell-the-interfaces", says: "Caps say pause: false", plant: func(_ testing.TB, b *buggy, _ <-chan struct{}) {
 			b.probe = func(i driver.Info) driver.Info { i.Caps = 0; return i }
 		}},
-		{name: "Pause does nothing", check: "pause", says: "a paused sandbox answers", plant: func(_ testing.TB, b *buggy, _ <-chan struct{}) {
-			b.handle = func(_ driver.Spec, sb driver.Sandbox) driver.Sandbox { return falsePauser{sb} }
-		}},
 	}
 }
 

@@ -136,7 +136,7 @@ func fakes() func(p drivertest.Place) driver.Driver {
 // TestPlantedBugs: the suite finds every planted bug, and for its own reason. The same check passes without the bug.
 func TestPlantedBugs(t *testing.T) {
 	for _, bug := range slices.Concat(leakBugs(), litterBugs(), destroyBugs(), createBugs(), duplicateBugs(), findBugs(),
-		waitBugs(), dialBugs(), capsBugs(), ignoreBugs()) {
+		waitBugs(), dialBugs(), capsBugs(), ignoreBugs(), pauseBugs(), reopenBugs()) {
 		t.Run(bug.name, func(t *testing.T) {
 			if bug.root && os.Geteuid() != 0 {
 				t.Skip("only root can plant it")

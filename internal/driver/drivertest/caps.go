@@ -1,12 +1,9 @@
 package drivertest
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
-	"time"
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
@@ -21,7 +18,6 @@ func capsChecks() []check {
 		{name: "mounts-without-bit-refused", run: checkMountsRefused},
 		{name: "unknown-options-refused", run: checkOptionsRefused},
 		{name: "wrong-form-refused", run: checkFormRefused},
-		{name: "pause", needs: driver.CapPause, run: checkPause},
 	}
 }
 
@@ -127,31 +123,4 @@ func checkFormRefused(c *C) {
 	if _, err := os.Stat(c.path("no-such-root")); err == nil {
 		c.Error("Create made the root that it was to start from")
 	}
-}
-
-func checkPause(c *C) {
-	spec := c.spec()
-	sb := c.create(spec)
-	c.answers(sb)
-	p, err := driver.As[driver.Pauser](sb)
-	if err != nil {
-		c.Fatal(err)
-	}
-	for range 2 {
-		for range 2 { // idempotent
-			c.within("Pause", p.Pause)
-		}
-		ctx, cancel := context.WithTimeout(c.ctx, 300*time.Millisecond)
-		if status, err := c.call(ctx, sb, http.MethodGet, "/health", "", ""); err == nil {
-			c.Errorf("a paused sandbox answers: status %d", status)
-		}
-		cancel()
-		for range 2 {
-			c.within("Resume", p.Resume)
-		}
-		c.answers(sb)
-	}
-	c.within("Pause", p.Pause)
-	c.destroy(spec)
-	c.gone(spec, sb)
 }

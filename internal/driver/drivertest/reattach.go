@@ -76,7 +76,8 @@ const childVariable = "FIREBREAK_DRIVERTEST_CHILD"
 type order struct {
 	Place Place         `json:"place"`
 	Specs []driver.Spec `json:"specs"`
-	Loop  bool          `json:"loop"` // create and destroy for ever, rather than create all and wait
+	Loop  bool          `json:"loop"`  // create and destroy for ever, rather than create all and wait
+	Pause bool          `json:"pause"` // pause what was created
 }
 
 // child plays the creator if this process was started to be one.
@@ -95,7 +96,7 @@ func (s Suite) child(t *testing.T) bool {
 	defer cancel()
 	for first := true; first || o.Loop; first = false {
 		for _, spec := range o.Specs {
-			if _, err := d.Create(ctx, spec); err != nil {
+			if err := o.create(ctx, d, spec); err != nil {
 				fmt.Printf("CHILD failed: create: %v\n", err)
 				return true
 			}
@@ -111,6 +112,18 @@ func (s Suite) child(t *testing.T) bool {
 	}
 	<-ctx.Done()
 	return true
+}
+
+func (o order) create(ctx context.Context, d driver.Driver, spec driver.Spec) error {
+	sb, err := d.Create(ctx, spec)
+	if err != nil || !o.Pause {
+		return err
+	}
+	p, err := driver.As[driver.Pauser](sb)
+	if err != nil {
+		return err
+	}
+	return p.Pause(ctx)
 }
 
 // creator starts the test binary again as a creator. The caller kills it.

@@ -50,7 +50,7 @@ type check struct {
 
 // checks is the whole suite, in the order in which it runs.
 func checks() []check {
-	return slices.Concat(lifecycleChecks(), createChecks(), reattachChecks(), capsChecks(),
+	return slices.Concat(lifecycleChecks(), createChecks(), reattachChecks(), capsChecks(), pauseChecks(),
 		execChecks(), fileChecks(), containChecks(), limitChecks(), hammerChecks())
 }
 

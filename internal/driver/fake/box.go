@@ -144,22 +144,36 @@ func (b *box) Usage(ctx context.Context) (driver.Usage, error) {
 func (b *box) Pause(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if err := b.alters(ctx); err != nil {
+		return fmt.Errorf("pause sandbox %s: %w", b.id, err)
+	}
 	select {
 	case <-b.resumed:
 		b.resumed = make(chan struct{})
 	default:
 	}
-	return ctx.Err()
+	return nil
 }
 
 // Resume implements driver.Pauser.
 func (b *box) Resume(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if err := b.alters(ctx); err != nil {
+		return fmt.Errorf("resume sandbox %s: %w", b.id, err)
+	}
 	select {
 	case <-b.resumed:
 	default:
 		close(b.resumed)
+	}
+	return nil
+}
+
+// alters returns why the box can be neither paused nor resumed. It needs mu.
+func (b *box) alters(ctx context.Context) error {
+	if b.once {
+		return fs.ErrNotExist
 	}
 	return ctx.Err()
 }

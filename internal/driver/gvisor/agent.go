@@ -24,13 +24,13 @@ const (
 	agentFD     = 3            // in the agent
 )
 
-// listenForAgent makes the socket that the agent is to have.
-func (r request) listenForAgent() (*os.File, error) {
+// mailbox makes a socket with this name in the record, for others to send connections to.
+func (r request) mailbox(name string) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("make agent's socket: %w", err)
+		return nil, fmt.Errorf("make %s: %w", name, err)
 	}
-	file := os.NewFile(uintptr(fd), agentSocket)
+	file := os.NewFile(uintptr(fd), name)
 	dir, err := os.Open(r.Record)
 	if err != nil {
 		file.Close()
@@ -38,10 +38,10 @@ func (r request) listenForAgent() (*os.File, error) {
 	}
 	defer dir.Close()
 	// The path may be too long for an address.
-	addr := &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), agentSocket)}
+	addr := &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name)}
 	if err := unix.Bind(fd, addr); err != nil {
 		file.Close()
-		return nil, fmt.Errorf("name agent's socket: %w", err)
+		return nil, fmt.Errorf("name %s: %w", name, err)
 	}
 	return file, nil
 }
@@ -67,6 +67,24 @@ func (s *box) Dial(ctx context.Context) (net.Conn, error) {
 }
 
 func (s *box) dial(ctx context.Context) (net.Conn, error) {
+	file, err := s.send(ctx, agentSocket)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.awaitAccept(ctx, conn); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// send makes a connection, sends one end to a mailbox of the sandbox and returns the other.
+func (s *box) send(ctx context.Context, name string) (*os.File, error) {
 	dir, err := os.Open(s.record)
 	if err != nil {
 		return nil, err
@@ -75,16 +93,13 @@ func (s *box) dial(ctx context.Context) (net.Conn, error) {
 	if !s.current() { // dir is from before: if it is not this sandbox's, neither is the record
 		return nil, fs.ErrNotExist
 	}
-	ours, theirs, err := socketPair()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	err = pass(ctx, filepath.Join(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), agentSocket), theirs)
-	theirs.Close()
-	if err == nil {
-		err = s.awaitAccept(ctx, ours)
-	}
-	if err != nil {
+	ours, theirs := os.NewFile(uintptr(fds[0]), "our end"), os.NewFile(uintptr(fds[1]), "sandbox's end")
+	defer theirs.Close()
+	if err := pass(ctx, filepath.Join(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()), name), theirs); err != nil {
 		ours.Close()
 		return nil, err
 	}
@@ -121,19 +136,4 @@ func (s *box) awaitAccept(ctx context.Context, conn net.Conn) error {
 		return fmt.Errorf("wait until the agent accepts: %w", err)
 	}
 	return nil
-}
-
-func socketPair() (net.Conn, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	theirs, file := os.NewFile(uintptr(fds[1]), "sandbox's end"), os.NewFile(uintptr(fds[0]), "our end")
-	defer file.Close()
-	ours, err := net.FileConn(file)
-	if err != nil {
-		theirs.Close()
-		return nil, nil, err
-	}
-	return ours, theirs, nil
 }

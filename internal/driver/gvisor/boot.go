@@ -32,7 +32,7 @@ func (s *box) boot(ctx context.Context, ready *os.File) error {
 
 // startAgent does what runsc start does.
 func (s *box) startAgent(ctx context.Context) error {
-	conn, err := dialControl(s.record)
+	conn, err := dialControl(ctx, s.record)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/control/client"
+	"gvisor.dev/gvisor/pkg/unet"
 	"gvisor.dev/gvisor/pkg/urpc"
 	"gvisor.dev/gvisor/runsc/boot"
 
@@ -47,7 +47,7 @@ func (s *box) await(ctx context.Context) error {
 // call makes one call to gVisor's control socket. fs.ErrNotExist if the socket is not this sandbox's: it has ended, and
 // another may have taken the name.
 func (s *box) call(ctx context.Context, method string, arg, result any) error {
-	conn, err := dialControl(s.record)
+	conn, err := dialControl(ctx, s.record)
 	if err != nil {
 		return err
 	}
@@ -64,14 +64,48 @@ func callOn(ctx context.Context, conn *urpc.Client, method string, arg, result a
 	return conn.Call(method, arg, result)
 }
 
-// dialControl goes through a descriptor of the socket, because its path may be too long for an address.
-func dialControl(record string) (*urpc.Client, error) {
-	fd, err := unix.Open(filepath.Join(record, controlSocket), unix.O_PATH|unix.O_CLOEXEC, 0)
+func dialControl(ctx context.Context, record string) (*urpc.Client, error) {
+	fd, err := connect(ctx, record, controlSocket)
 	if err != nil {
-		return nil, fmt.Errorf("open control socket: %w", err)
+		return nil, err
 	}
-	defer unix.Close(fd)
-	return client.ConnectTo(fmt.Sprintf("/proc/self/fd/%d", fd))
+	return newClient(fd)
+}
+
+func newClient(fd int) (*urpc.Client, error) {
+	socket, err := unet.NewSocket(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return urpc.NewClient(socket), nil
+}
+
+// connect connects to a socket of the sentry, waiting while too many wait there already, as they do while it is paused. It
+// goes through a descriptor of the socket, because its path may be too long for an address.
+func connect(ctx context.Context, record, name string) (int, error) {
+	at, err := unix.Open(filepath.Join(record, name), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w", name, err)
+	}
+	defer unix.Close(at)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, err
+	}
+	for {
+		err := unix.Connect(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", at)})
+		if err == nil {
+			return fd, nil
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			err = sleep(ctx, 20*time.Millisecond)
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			unix.Close(fd)
+			return -1, fmt.Errorf("connect to %s: %w", name, err)
+		}
+	}
 }
 
 // current reports whether the record still is of this sandbox.
@@ -149,13 +183,32 @@ func (s *box) Usage(ctx context.Context) (driver.Usage, error) {
 	if !s.state.Sandbox.alive() {
 		return driver.Usage{}, fmt.Errorf("read usage: the sandbox has ended: %w", fs.ErrNotExist)
 	}
-	if usage.CPU != 0 || usage.Memory != 0 {
+	if counted(usage) {
 		return usage, nil
 	}
-	return s.ownUsage(ctx)
+	return s.awakeUsage(ctx)
 }
 
-// ownUsage is gVisor's own account, for hosts without cgroups. It leaves out what gVisor itself takes.
+// counted reports whether a cgroup has counted this.
+func counted(u driver.Usage) bool { return u.CPU != 0 || u.Memory != 0 }
+
+// awakeUsage is gVisor's own account, or what it was when the sandbox was paused, since then gVisor cannot be asked.
+func (s *box) awakeUsage(ctx context.Context) (driver.Usage, error) {
+	for {
+		if s.state.Sandbox.stopped() {
+			return s.keptUsage()
+		}
+		try, cancel := context.WithTimeout(ctx, tryTime)
+		usage, err := s.ownUsage(try)
+		late := try.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err == nil || !late {
+			return usage, err
+		}
+	}
+}
+
+// ownUsage is for hosts without cgroups. It leaves out what gVisor itself takes.
 func (s *box) ownUsage(ctx context.Context) (driver.Usage, error) {
 	var event boot.EventOut
 	id := string(s.id)

@@ -115,7 +115,7 @@ func (c *child) start(group *oci.Cgroup) (process, error) {
 	}
 	defer c.wait.Close()
 	c.cmd.ExtraFiles = append([]*os.File{c.wait}, c.cmd.ExtraFiles...)
-	c.cmd.Env = []string{gateVariable + "=3"}
+	c.cmd.Env = append(c.cmd.Env, gateVariable+"=3")
 	if err := c.cmd.Start(); err != nil {
 		return process{}, errors.Join(startError(err), c.gate.Close())
 	}

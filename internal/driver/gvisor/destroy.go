@@ -19,7 +19,7 @@ func (d *Driver) Destroy(ctx context.Context, spec driver.Spec) error {
 	if err := errors.Join(ctx.Err(), spec.ID.Check()); err != nil {
 		return err
 	}
-	rec, err := d.openRecord(ctx, spec.ID)
+	rec, err := openRecord(ctx, d.path(spec.ID))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

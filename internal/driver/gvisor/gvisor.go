@@ -54,7 +54,7 @@ func New(cfg Config) *Driver {
 func caps(host *oci.Cgroups) driver.Caps {
 	return host.Caps()&(driver.CapLimitCPU|driver.CapLimitMemory) |
 		driver.CapLimitDisk | driver.CapLimitPIDs | driver.CapMounts | driver.CapProcesses | driver.CapTerminal |
-		driver.CapUsers | driver.CapRootUser | driver.CapPrivateRoot | driver.CapPrivatePIDs | driver.CapPrivateNet
+		driver.CapUsers | driver.CapRootUser | driver.CapPrivateRoot | driver.CapPrivatePIDs | driver.CapPrivateNet | driver.CapPause
 }
 
 // Create implements driver.Driver.
@@ -161,14 +161,13 @@ func (d *Driver) Open(ctx context.Context, spec driver.Spec) (driver.Sandbox, er
 		return nil, fmt.Errorf("open sandbox %s: %w", spec.ID, err)
 	}
 	sb := d.handle(spec, st)
-	conn, err := sb.Dial(ctx)
-	if err != nil {
+	if err := sb.reach(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		return nil, fmt.Errorf("open sandbox %s: its agent does not answer (%v): %w", spec.ID, err, fs.ErrNotExist)
 	}
-	return sb, conn.Close()
+	return sb, nil
 }
 
 // List implements driver.Driver.

@@ -67,7 +67,7 @@ func newDriver(_ testing.TB, p drivertest.Place) driver.Driver {
 // allCaps is what the driver offers on a host that lets us make cgroups: one of root's.
 const allCaps = driver.CapLimitCPU | driver.CapLimitMemory | driver.CapLimitDisk | driver.CapLimitPIDs | driver.CapMounts |
 	driver.CapProcesses | driver.CapTerminal | driver.CapUsers | driver.CapRootUser | driver.CapPrivateRoot |
-	driver.CapPrivatePIDs | driver.CapPrivateNet
+	driver.CapPrivatePIDs | driver.CapPrivateNet | driver.CapPause
 
 // TestMemoryShown: programs that size themselves by the machine's memory must see the limit.
 func TestMemoryShown(t *testing.T) {
@@ -156,8 +156,8 @@ func TestConformance(t *testing.T) {
 	}.Run(t)
 }
 
-// BenchmarkCreate makes and destroys a sandbox of the host template, until its agent listens.
-func BenchmarkCreate(b *testing.B) {
+// bench is a driver and a sandbox of the host template to be made.
+func bench(b *testing.B) (driver.Driver, driver.Spec) {
 	ctx := context.Background()
 	dir := b.TempDir()
 	log := slog.New(slog.DiscardHandler)
@@ -178,6 +178,13 @@ func BenchmarkCreate(b *testing.B) {
 	if err := os.Mkdir(spec.Dir, 0o700); err != nil {
 		b.Fatal(err)
 	}
+	return d, spec
+}
+
+// BenchmarkCreate makes and destroys a sandbox, until its agent listens.
+func BenchmarkCreate(b *testing.B) {
+	ctx := context.Background()
+	d, spec := bench(b)
 	for b.Loop() {
 		if _, err := d.Create(ctx, spec); err != nil {
 			b.Fatal(err)
@@ -186,4 +193,20 @@ func BenchmarkCreate(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkPause pauses and resumes a sandbox, until its agent takes a connection again.
+func BenchmarkPause(b *testing.B) {
+	ctx := context.Background()
+	d, spec := bench(b)
+	sb, err := d.Create(ctx, spec)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() {
+		if err := d.Destroy(ctx, spec); err != nil {
+			b.Error(err)
+		}
+	}()
+	drivertest.BenchmarkPause(b, sb)
 }

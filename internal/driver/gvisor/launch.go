@@ -168,7 +168,7 @@ func (l *launch) giveSentry(agent string) error {
 		return fmt.Errorf("open agent: %w", err)
 	}
 	s.give("exec-fd", program)
-	socket, err := l.keep(l.listenForAgent())
+	socket, err := l.keep(l.mailbox(agentSocket))
 	if err != nil {
 		return err
 	}
@@ -198,12 +198,25 @@ func (l *launch) giveControl() error {
 	control := os.NewFile(uintptr(fd), "control socket")
 	l.files = append(l.files, control)
 	l.sentry.give("controller-fd", control)
+	if err := l.givePauser(); err != nil {
+		return err
+	}
 	ready, booted, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	l.ready, l.files = ready, append(l.files, booted)
 	l.sentry.give("start-sync-fd", booted)
+	return nil
+}
+
+// givePauser gives the sentry a socket for its pauser.
+func (l *launch) givePauser() error {
+	socket, err := l.keep(l.mailbox(pauserSocket))
+	if err != nil {
+		return err
+	}
+	l.sentry.cmd.Env = append(l.sentry.cmd.Env, fmt.Sprintf("%s=%d", pauserVariable, l.sentry.add(socket)))
 	return nil
 }
 

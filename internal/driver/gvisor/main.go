@@ -24,7 +24,7 @@ const (
 func MaybeMain() {
 	switch filepath.Base(os.Args[0]) {
 	case sentryName:
-		be(func() error { return nil })
+		be(servePauser)
 	case goferName:
 		be(putRootTogether)
 	}

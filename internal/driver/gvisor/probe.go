@@ -46,11 +46,15 @@ func (d *Driver) Probe(ctx context.Context) (driver.Info, error) {
 		info.Problems = append(info.Problems, problem(err))
 		return info, ctx.Err()
 	}
-	if err := d.tryOne(ctx); err != nil {
-		if ctx.Err() != nil {
-			return driver.Info{}, ctx.Err()
-		}
+	pauses, err := d.tryOne(ctx)
+	if ctx.Err() != nil {
+		return driver.Info{}, ctx.Err()
+	}
+	if err != nil {
 		info.Problems = append(info.Problems, problem(err))
+	} else if pauses != nil {
+		info.Caps &^= driver.CapPause
+		info.Warnings = append(info.Warnings, driver.Problem{Text: "a sandbox cannot be paused here: " + pauses.Error()})
 	}
 	return info, nil
 }
@@ -71,32 +75,54 @@ func isStatic(exe string) error {
 	return nil
 }
 
-// tryOne makes a sandbox and removes it, with a state of its own that List does not see.
-func (d *Driver) tryOne(ctx context.Context) error {
+// tryOne makes a sandbox and removes it, with a state of its own that List does not see. Pauses says why it could not be
+// paused in between.
+func (d *Driver) tryOne(ctx context.Context) (pauses, err error) {
 	if err := os.MkdirAll(d.cfg.StateDir, 0o700); err != nil {
-		return err
+		return nil, err
 	}
 	dir, err := os.MkdirTemp(d.cfg.StateDir, ".probe-")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	spec := driver.Spec{ID: probeID(dir), Dir: filepath.Join(dir, "dir"),
 		Root: driver.Root{Form: driver.FormDirectory, Path: filepath.Join(dir, "root")}}
 	for _, sub := range []string{spec.Dir, spec.Root.Path} {
 		if err := os.Mkdir(sub, 0o755); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	cfg := d.cfg
 	cfg.StateDir = filepath.Join(dir, "state")
 	try := New(cfg)
-	if _, err := try.Create(ctx, spec); err != nil {
-		return err
+	sb, err := try.Create(ctx, spec)
+	if err != nil {
+		return nil, err
 	}
+	pauses = tryPause(ctx, sb)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 	defer cancel()
-	return try.Destroy(ctx, spec)
+	return pauses, try.Destroy(ctx, spec)
+}
+
+// tryPause returns nil if sb can be paused, and answers again after that.
+func tryPause(ctx context.Context, sb driver.Sandbox) error {
+	p, err := driver.As[driver.Pauser](sb)
+	if err != nil {
+		return err
+	}
+	if err := p.Pause(ctx); err != nil {
+		return err
+	}
+	if err := p.Resume(ctx); err != nil {
+		return err
+	}
+	conn, err := sb.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // probeID is an ID of this probe alone: cgroups know no state directories.

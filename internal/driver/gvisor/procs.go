@@ -39,6 +39,12 @@ func (p process) alive() bool {
 	return !hostproc.Ended(file)
 }
 
+// stopped reports whether p was stopped by a signal, and not told to continue since.
+func (p process) stopped() bool {
+	s, err := hostproc.ReadStat(p.PID)
+	return err == nil && s.Start == p.Start && s.State == 'T'
+}
+
 // wait returns when p has ended.
 func (p process) wait(ctx context.Context) error {
 	file, err := p.open()
@@ -70,7 +76,7 @@ func (p process) signal(sig unix.Signal) error {
 	}
 	defer file.Close()
 	if err := unix.PidfdSendSignal(int(file.Fd()), sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill process %d: %w", p.PID, err)
+		return fmt.Errorf("signal process %d: %w", p.PID, err)
 	}
 	return nil
 }

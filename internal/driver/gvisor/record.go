@@ -22,8 +22,10 @@ const (
 	endingName = "ending"     // somebody has begun to destroy it
 	bundleName = "bundle"     // there is none; its path marks the processes of the sandbox
 	panicName  = "panic.log"  // last words of gVisor itself
-	// controlSocket is where the sentry takes calls.
+	usageName  = "usage.json" // what the sandbox had taken when it was paused, where nothing but gVisor counts it
+	// controlSocket is where the sentry takes calls, and pauserSocket where its pauser does, if it has one.
 	controlSocket = "control.sock"
+	pauserSocket  = "pauser.sock"
 )
 
 // layerName is where, in Spec.Dir, the writable layer lies for a moment before it has no name, on file systems that
@@ -64,10 +66,10 @@ func (d *Driver) reserve(id driver.ID) (*record, error) {
 	return r, nil
 }
 
-// openRecord locks the record of a sandbox, waiting for whoever has it. fs.ErrNotExist if there is none.
-func (d *Driver) openRecord(ctx context.Context, id driver.ID) (*record, error) {
+// openRecord locks the record at path, waiting for whoever has it. fs.ErrNotExist if there is none.
+func openRecord(ctx context.Context, path string) (*record, error) {
 	for {
-		r, err := lockDir(d.path(id))
+		r, err := lockDir(path)
 		if err == nil && r.current() {
 			return r, nil
 		}
@@ -124,17 +126,19 @@ func ended(path string) bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// save writes the state into a record's directory; it is there wholly or not at all.
-func (st state) save(path string) error {
-	data, err := json.Marshal(st)
+// save writes the state into a record's directory.
+func (st state) save(path string) error { return save(filepath.Join(path, stateName), st) }
+
+// save writes a file of a record; it is there wholly or not at all.
+func save(name string, what any) error {
+	data, err := json.Marshal(what)
 	if err != nil {
 		return err
 	}
-	temp := filepath.Join(path, stateName+".new")
-	if err := os.WriteFile(temp, data, 0o600); err != nil {
+	if err := os.WriteFile(name+".new", data, 0o600); err != nil {
 		return err
 	}
-	return os.Rename(temp, filepath.Join(path, stateName))
+	return os.Rename(name+".new", name)
 }
 
 // readState reads the state from a record's directory; fs.ErrNotExist if the sandbox was never made or its record is

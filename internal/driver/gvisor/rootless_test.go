@@ -100,7 +100,7 @@ func TestOrdinaryUser(t *testing.T) {
 	newOrdinary(t).run(t, "suite", "^TestConformance$/^(lifecycle|probe-describes|usage|wait|mute-agent|agent-ends-at-once|"+
 		"deep-path|open-by-second-driver|creator-killed|creator-killed-at-random|limits-without-bit-refused|exec-table|users|"+
 		"root-user|terminal|files-round-trip|template-untouched|mounts|host-files-invisible|mounts-safe|pid-one|"+
-		"network-loopback-only|limit-disk|limit-processes|hammer)$")
+		"network-loopback-only|limit-disk|limit-processes|pause.*|hammer)$")
 }
 
 // TestOtherNamespace shows that every process of the same user can take a sandbox over, as each of his commands runs in a

@@ -25,6 +25,8 @@ type Cgroups struct {
 	v1   map[string]string // controller to the directory of its hierarchy; version 1
 	v2   string            // directory under which cgroups are made; "" without version 2
 	caps driver.Caps
+
+	freezer string // of version 1; "" without
 }
 
 // FindCgroups looks for the hierarchies of this host. It changes nothing but the parent cgroup of all sandboxes, which
@@ -67,10 +69,14 @@ func findCgroups(mountinfo, own string) *Cgroups {
 // add1 takes the hierarchy of a version 1 controller if we may make cgroups in it.
 func (c *Cgroups) add1(controller, dir string) {
 	switch controller {
-	case "memory", "cpu", "cpuacct", "pids", "freezer":
+	case "memory", "cpu", "cpuacct", "pids":
 		parent := filepath.Join(dir, cgroupParent)
 		if c.v1[controller] == "" && makeWritable(parent) {
 			c.v1[controller] = parent
+		}
+	case "freezer": // kept apart, since only container runtimes put processes into it
+		if parent := filepath.Join(dir, cgroupParent); c.freezer == "" && makeWritable(parent) {
+			c.freezer = parent
 		}
 	}
 }
@@ -146,13 +152,14 @@ func (c *Cgroups) find() driver.Caps {
 	if !needed {
 		c.v2 = ""
 	}
-	if c.canFreeze() {
+	if (&Cgroup{v2: c.v2, freezer: c.freezer}).canFreeze() {
 		caps |= driver.CapPause
 	}
 	return caps
 }
 
 // Caps is what limits cgroups can enforce here, and whether they can be frozen; none where nothing lets us make cgroups.
+// A runtime has to put processes into the freezer of version 1: Create and Join do not.
 func (c *Cgroups) Caps() driver.Caps { return c.caps }
 
 // Create makes the cgroup of a sandbox, which must not exist.
@@ -175,6 +182,9 @@ func (c *Cgroups) Create(id driver.ID, limits firebreak.Limits) (*Cgroup, error)
 // Open returns the cgroup of a sandbox, whether it exists or not.
 func (c *Cgroups) Open(id driver.ID) *Cgroup {
 	g := &Cgroup{v1: map[string]string{}}
+	if c.freezer != "" {
+		g.freezer = filepath.Join(c.freezer, string(id))
+	}
 	for controller, dir := range c.v1 {
 		g.v1[controller] = filepath.Join(dir, string(id))
 	}
@@ -186,8 +196,9 @@ func (c *Cgroups) Open(id driver.ID) *Cgroup {
 
 // Cgroup is the cgroup of one sandbox, in all hierarchies.
 type Cgroup struct {
-	v1 map[string]string
-	v2 string
+	v1      map[string]string
+	v2      string
+	freezer string
 }
 
 // dirs are the directories of g, each once, in a fixed order: controllers may share a hierarchy of version 1.
@@ -270,9 +281,6 @@ func (g *Cgroup) Remove(ctx context.Context) error {
 		}
 		for _, pid := range pids {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended meanwhile
-		}
-		if err := g.EndFrozen(); err != nil {
-			return err
 		}
 		err = g.rmdir()
 		if !errors.Is(err, syscall.EBUSY) {

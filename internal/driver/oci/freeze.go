@@ -17,8 +17,9 @@ import (
 // freezeLimit bounds how long processes may take to stop. None can refuse, but one may be deep in the kernel.
 const freezeLimit = 10 * time.Second
 
-// freezer is the switch of one cgroup: version 1 has a hierarchy for it, version 2 has it in every cgroup.
-type freezer struct {
+// toggle is what freezes one cgroup: version 1 has a hierarchy for it, version 2 has it in every cgroup. The first is
+// preferred, since runtimes make containers there on hosts that have both.
+type toggle struct {
 	dir      string // "" if there is none
 	name     string // of the file that is written
 	on, off  string
@@ -26,44 +27,39 @@ type freezer struct {
 	finished [2]string // a file, and a line of it once all have stopped
 }
 
-func (g *Cgroup) freezer() freezer {
-	if dir := g.v1["freezer"]; dir != "" {
-		return freezer{dir: dir, name: "freezer.state", on: "FROZEN", off: "THAWED",
+func (g *Cgroup) toggle() toggle {
+	if g.freezer != "" {
+		return toggle{dir: g.freezer, name: "freezer.state", on: "FROZEN", off: "THAWED",
 			asked: [2]string{"freezer.self_freezing", "1"}, finished: [2]string{"freezer.state", "FROZEN"}}
 	}
-	return freezer{dir: g.v2, name: "cgroup.freeze", on: "1", off: "0",
+	return toggle{dir: g.v2, name: "cgroup.freeze", on: "1", off: "0",
 		asked: [2]string{"cgroup.freeze", "1"}, finished: [2]string{"cgroup.events", "frozen 1"}}
 }
 
-func (f freezer) says(what [2]string) bool {
+func (f toggle) says(what [2]string) bool {
 	text, err := os.ReadFile(filepath.Join(f.dir, what[0]))
 	return err == nil && slices.Contains(strings.Split(string(text), "\n"), what[1])
 }
 
-// canFreeze reports whether the cgroups that are made here can be frozen.
-func (c *Cgroups) canFreeze() bool {
-	if c.v1["freezer"] != "" {
-		return true
-	}
-	_, err := os.Stat(filepath.Join(c.v2, "cgroup.freeze")) // since Linux 5.2
-	return c.v2 != "" && err == nil
+func (g *Cgroup) canFreeze() bool {
+	f := g.toggle()
+	_, err := os.Stat(filepath.Join(f.dir, f.name)) // that of version 2 is there since Linux 5.2
+	return f.dir != "" && err == nil
 }
 
 // Freezes reports whether g can be frozen, with this process in it.
 func (g *Cgroup) Freezes(pid int) bool {
-	f := g.freezer()
-	if f.dir == "" {
+	if !g.canFreeze() {
 		return false
 	}
-	pids, err := processesIn(f.dir)
-	_, missing := os.Stat(filepath.Join(f.dir, f.name))
-	return err == nil && missing == nil && slices.Contains(pids, pid)
+	pids, err := processesIn(g.toggle().dir)
+	return err == nil && slices.Contains(pids, pid)
 }
 
 // Freeze stops all processes of g where they are, and returns when the last has stopped. With an error they go on: if
 // ctx ends meanwhile, or one does not stop in time.
 func (g *Cgroup) Freeze(ctx context.Context) error {
-	f := g.freezer()
+	f := g.toggle()
 	if f.dir == "" {
 		return fmt.Errorf("freeze cgroup: it has no freezer: %w", errors.ErrUnsupported)
 	}
@@ -92,7 +88,7 @@ func (g *Cgroup) Freeze(ctx context.Context) error {
 
 // Thaw lets the processes of g go on. Nil if they do already, and if g is gone.
 func (g *Cgroup) Thaw() error {
-	f := g.freezer()
+	f := g.toggle()
 	if f.dir == "" {
 		return nil
 	}
@@ -104,7 +100,7 @@ func (g *Cgroup) Thaw() error {
 
 // Frozen reports whether somebody has begun to freeze g, and nobody has thawed it since.
 func (g *Cgroup) Frozen() bool {
-	f := g.freezer()
+	f := g.toggle()
 	return f.dir != "" && f.says(f.asked)
 }
 
@@ -114,7 +110,7 @@ func (g *Cgroup) EndFrozen() error {
 	if !g.Frozen() {
 		return nil
 	}
-	pids, err := processesIn(g.freezer().dir)
+	pids, err := processesIn(g.toggle().dir)
 	if err != nil {
 		return err
 	}

@@ -9,52 +9,58 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
-	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 )
 
-// freezable returns cgroups of this host that can be frozen, each made for the test: what FindCgroups finds, and one of
-// version 2 beside it.
+// freezable returns cgroups of this host that can be frozen, made for the test: one of each version that there is.
 func freezable(t *testing.T) map[string]*Cgroup {
 	t.Helper()
 	groups := map[string]*Cgroup{}
 	c, id := host(t)
-	g, err := c.Create(id, firebreak.Limits{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if c.Caps().Has(driver.CapPause) {
-		groups["as found"] = g
+	if c.freezer != "" {
+		groups["version 1"] = &Cgroup{freezer: c.Open(id).freezer}
 	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(mounts)) {
-		f := strings.Fields(line)
-		if f[2] != "cgroup2" {
+		if f := strings.Fields(line); f[2] == "cgroup2" {
+			groups["version 2"] = &Cgroup{v2: filepath.Join(f[1], fmt.Sprintf("firebreak-frozen%d", os.Getpid()))}
+		}
+	}
+	for name, g := range groups {
+		dir := g.toggle().dir
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Logf("%s: %v", name, err)
+			delete(groups, name)
 			continue
 		}
-		unified := &Cgroup{v2: filepath.Join(f[1], fmt.Sprintf("firebreak-frozen%d", os.Getpid()))}
-		if err := os.Mkdir(unified.v2, 0o755); err != nil {
-			continue
-		}
-		t.Cleanup(func() {
-			if err := unified.Remove(context.Background()); err != nil {
-				t.Error(err)
-			}
-		})
-		groups["version 2"] = unified
-		break
+		t.Cleanup(func() { emptied(t, dir) })
 	}
 	if len(groups) == 0 {
 		t.Skip("no cgroup that can be made here can be frozen")
 	}
 	return groups
+}
+
+// emptied removes a cgroup once all in it have ended.
+func emptied(t *testing.T, dir string) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		err := syscall.Rmdir(dir)
+		if err == nil || errors.Is(err, syscall.ENOENT) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("remove %s: %v", dir, err)
+		}
+	}
 }
 
 // crowd starts a shell in g that starts others, which count for ever; it returns once they do.
@@ -73,11 +79,13 @@ func crowd(t *testing.T, g *Cgroup) *exec.Cmd {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = g.EndFrozen() // Remove, which comes later, says what is wrong with it
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		ended := errors.Join(g.Freeze(context.Background()), g.EndFrozen())
+		_ = cmd.Wait() // it was killed
+		if ended != nil && !gone(ended) {
+			t.Error(ended)
+		}
 	})
-	if err := g.Join(cmd.Process.Pid); err != nil {
+	if err := writeFile(g.toggle().dir, "cgroup.procs", fmt.Sprint(cmd.Process.Pid)); err != nil {
 		t.Fatal(err)
 	}
 	fmt.Fprintln(in, "go")
@@ -90,7 +98,7 @@ func crowd(t *testing.T, g *Cgroup) *exec.Cmd {
 // taken is the time that all in g have taken of processors.
 func taken(t *testing.T, g *Cgroup) (ticks uint64) {
 	t.Helper()
-	pids, err := g.Processes()
+	pids, err := processesIn(g.toggle().dir)
 	if err != nil || len(pids) < 4 {
 		t.Fatalf("processes %v, %v", pids, err)
 	}
@@ -171,7 +179,7 @@ func TestFrozenEnds(t *testing.T) {
 			if err := g.EndFrozen(); err != nil || g.Frozen() {
 				t.Fatal(err)
 			}
-			if pids, err := g.Processes(); err != nil || len(pids) < 4 {
+			if pids, err := processesIn(g.toggle().dir); err != nil || len(pids) < 4 {
 				t.Errorf("what was not frozen was ended: %v, %v", pids, err)
 			}
 			if err := g.Freeze(t.Context()); err != nil {
@@ -187,25 +195,14 @@ func TestFrozenEnds(t *testing.T) {
 	}
 }
 
-func TestFrozenIsRemoved(t *testing.T) {
+func TestFreezeWhatIsGone(t *testing.T) {
 	for name, g := range freezable(t) {
 		t.Run(name, func(t *testing.T) {
-			cmd := crowd(t, g)
-			if err := g.Freeze(t.Context()); err != nil {
-				t.Fatal(err)
+			emptied(t, g.toggle().dir)
+			if err := errors.Join(g.Thaw(), g.EndFrozen()); err != nil || g.Frozen() || g.Freezes(os.Getpid()) {
+				t.Errorf("frozen %v, %v", g.Frozen(), err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			removed := make(chan error, 1)
-			go func() { removed <- g.Remove(ctx) }()
-			_ = cmd.Wait() // it was killed
-			if err := <-removed; err != nil {
-				t.Fatal(err)
-			}
-			if err := errors.Join(g.Thaw(), g.EndFrozen()); err != nil || g.Frozen() || g.Freezes(cmd.Process.Pid) {
-				t.Errorf("of what is gone: frozen %v, %v", g.Frozen(), err)
-			}
-			if err := g.Freeze(ctx); err == nil {
+			if err := g.Freeze(t.Context()); err == nil {
 				t.Error("what is gone was frozen")
 			}
 		})
@@ -230,7 +227,7 @@ func TestUnifiedPause(t *testing.T) {
 		t.Error("it can be frozen by a kernel that cannot")
 	}
 	cgroupFiles(t, host.v2, map[string]string{"cgroup.freeze": "0\n"})
-	if !host.canFreeze() {
+	if !host.find().Has(driver.CapPause) {
 		t.Error("it cannot be frozen")
 	}
 	g := host.Open("abc")
@@ -242,10 +239,10 @@ func TestUnifiedPause(t *testing.T) {
 		t.Errorf("frozen: %v, %v", g.Frozen(), err)
 	}
 	wantFiles(t, g.v2, map[string]string{"cgroup.freeze": "1"})
-	g.v1["freezer"] = t.TempDir()
-	cgroupFiles(t, g.v1["freezer"], map[string]string{"freezer.state": "FROZEN\n"})
+	g.freezer = t.TempDir()
+	cgroupFiles(t, g.freezer, map[string]string{"freezer.state": "FROZEN\n"})
 	if err := g.Freeze(t.Context()); err != nil {
 		t.Error(err)
 	}
-	wantFiles(t, g.v1["freezer"], map[string]string{"freezer.state": "FROZEN"})
+	wantFiles(t, g.freezer, map[string]string{"freezer.state": "FROZEN"})
 }

@@ -32,6 +32,10 @@ const (
 
 // caps is what a plain process can offer on any host that lacks nothing. Programs run as the account that runs the driver: others of the host's
 // accounts have no business here, and could not enter the sandbox's directory.
+//
+// Nothing pauses: programs may leave any cgroup that we could freeze, as root or through a service manager. SIGSTOP would
+// reach those that are found, and their parents would be told, SIGCONT be seen by handlers, and what programs had stopped
+// for themselves be started.
 const caps = driver.CapProcesses | driver.CapTerminal
 
 const (

@@ -55,21 +55,27 @@ func settingsOf(cfg Config) (s settings, on bool, err error) {
 	if s.url = u.String(); path != "" {
 		s.url = u.JoinPath(path).String()
 	}
+	err = s.read(env)
+	return s, err == nil, err
+}
+
+// read takes what says how spans are sent, but for the protocol.
+func (s *settings) read(env func(name string) string) (err error) {
 	if s.headers, err = parseHeaders(env("HEADERS")); err != nil {
-		return s, false, fmt.Errorf("OTEL_EXPORTER_OTLP_HEADERS: %w", err)
+		return fmt.Errorf("OTEL_EXPORTER_OTLP_HEADERS: %w", err)
 	}
 	if s.timeout, err = parseTimeout(env("TIMEOUT")); err != nil {
-		return s, false, err
+		return err
 	}
 	switch c := env("COMPRESSION"); c {
 	case "", "none":
 	case "gzip":
 		s.gzip = true
 	default:
-		return s, false, fmt.Errorf("OTEL_EXPORTER_OTLP_COMPRESSION=%.50s is neither gzip nor none", c)
+		return fmt.Errorf("OTEL_EXPORTER_OTLP_COMPRESSION=%.50s is neither gzip nor none", c)
 	}
 	s.tls, err = tlsOf(env("CERTIFICATE"), env("CLIENT_CERTIFICATE"), env("CLIENT_KEY"))
-	return s, err == nil, err
+	return err
 }
 
 func parseTimeout(text string) (time.Duration, error) {

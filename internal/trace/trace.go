@@ -87,12 +87,15 @@ func (t *Tracer) Start(ctx context.Context, name string, attributes ...string) (
 	return ctx, s
 }
 
-// Set gives the span attributes, as Start does.
+// Set gives the span attributes, as Start does. What is empty is left out.
 func (s *Span) Set(attributes ...string) {
 	if s == nil || !s.span.IsRecording() {
 		return
 	}
 	for i := 0; i+1 < len(attributes); i += 2 {
+		if attributes[i+1] == "" {
+			continue
+		}
 		s.span.SetAttributes(attribute.String("firebreak."+attributes[i], attributes[i+1]))
 	}
 }

@@ -133,7 +133,7 @@ func TestSpansOfACreate(t *testing.T) {
 	mux.HandleFunc("POST /sandboxes/{id}", func(w http.ResponseWriter, r *http.Request) {
 		ctx, create := tracer.Start(r.Context(), "create", "tenant", "acme")
 		_, decide := tracer.Start(ctx, "decide")
-		decide.Set("driver", "gvisor", "odd")
+		decide.Set("driver", "gvisor", "pool", "", "odd")
 		decide.End(nil)
 		_, agent := tracer.Start(ctx, "agent")
 		agent.End(&firebreak.Error{Kind: firebreak.KindHost, Err: errors.New("/secret/path")})

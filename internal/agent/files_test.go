@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"mime/multipart"
 	"net/http"
 	"net/textproto"
@@ -137,6 +138,17 @@ func TestDownloadCompressed(t *testing.T) {
 	res, _ = b.do("GET", filesURL(path), nil, header("Accept-Encoding", "gzip"), header("Range", "bytes=0-0"))
 	if res.StatusCode != 206 || res.Header.Get("Content-Encoding") != "" {
 		t.Errorf("a range came as %v", res.Header)
+	}
+
+	// What does not get smaller comes as it is, unless the client takes nothing else.
+	noise := make([]byte, 100_000)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(noise) // it has no errors
+	b.put(path, string(noise))
+	for accept, want := range map[string]string{"gzip, deflate": "", "gzip, identity;q=0": "gzip"} {
+		res, body = b.do("GET", filesURL(path), nil, header("Accept-Encoding", accept))
+		if got := res.Header.Get("Content-Encoding"); got != want || want == "" && !bytes.Equal(body, noise) {
+			t.Errorf("noise came as %q to who accepts %q", got, accept)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"compress/flate"
 	"compress/gzip"
 	"errors"
 	"fmt"
@@ -116,13 +117,18 @@ func (s *Service) download(w http.ResponseWriter, r *http.Request, u account.Use
 	if err != nil {
 		return &statusError{http.StatusNotAcceptable, err}
 	}
-	head := make([]byte, 512)
+	head := make([]byte, sample)
 	n, err := io.ReadFull(f, head)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
 	}
 	h := w.Header()
 	h.Set("Content-Type", http.DetectContentType(head[:n]))
+	if encoding == "gzip" && !shrinks(head[:n]) {
+		if plain, err := negotiate(r.Header.Get("Accept-Encoding"), true); err == nil {
+			encoding = plain
+		}
+	}
 	h.Set("Content-Disposition", mime.FormatMediaType("inline", map[string]string{"filename": filepath.Base(path)}))
 	h.Set("Vary", "Accept-Encoding")
 	if _, err := f.Seek(0, io.SeekStart); err != nil { // of /proc and the like: no length, no ranges
@@ -163,6 +169,33 @@ func kindOf(m fs.FileMode) string {
 		return "a directory"
 	}
 	return "something special"
+}
+
+// sample is how much of a file says whether it is worth compressing, in bytes.
+const sample = 32 << 10
+
+// shrinks reports whether data is worth compressing: it gets smaller by a tenth, and there is more than fits one packet.
+// Pictures and archives do not, and clients that ask for gzip unasked take many times as long to unpack them.
+func shrinks(data []byte) bool {
+	const packet = 1400
+	if len(data) < packet {
+		return false
+	}
+	var size counter
+	z, err := flate.NewWriter(&size, flate.BestSpeed)
+	if err != nil {
+		return false
+	}
+	_, _ = z.Write(data) // a counter has no errors
+	_ = z.Close()
+	return int(size) < len(data)*9/10
+}
+
+type counter int
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
 }
 
 func zip(w http.ResponseWriter, f io.Reader) error {

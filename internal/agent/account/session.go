@@ -35,6 +35,9 @@ func NewSession(db *Database, plain bool) *Session {
 	return &Session{Database: db, plain: plain || !db.switches}
 }
 
+// Plain reports whether the agent is no more than a user of its machine, or the machine is not a sandbox's own.
+func (s *Session) Plain() bool { return s.plain }
+
 // SetDefaults replaces the defaults.
 func (s *Session) SetDefaults(d Defaults) {
 	d.Envs = maps.Clone(d.Envs)

@@ -74,16 +74,24 @@ func Error(w http.ResponseWriter, status int, err error) {
 	JSON(w, status, map[string]any{"code": status, "message": err.Error()})
 }
 
-// as resolves path as the user means it that headers name, and does work there with that user's permissions.
-func (s *Service) as(h http.Header, path string, work func(u account.User, path string) error) error {
+// whose returns the user that headers name, and path as that user means it.
+func (s *Service) whose(h http.Header, path string) (account.User, string, error) {
 	u, err := s.session.User(account.HeaderUser(h))
 	if err != nil {
-		return connect.NewError(connect.CodeUnauthenticated, err)
+		return u, "", connect.NewError(connect.CodeUnauthenticated, err)
 	}
 	if strings.Contains(path, "\x00") {
-		return connect.NewError(connect.CodeInvalidArgument, errors.New("a path holds no zero byte"))
+		return u, "", connect.NewError(connect.CodeInvalidArgument, errors.New("a path holds no zero byte"))
 	}
-	path = s.session.Path(u, path)
+	return u, s.session.Path(u, path), nil
+}
+
+// as resolves path as the user means it that headers name, and does work there with that user's permissions.
+func (s *Service) as(h http.Header, path string, work func(u account.User, path string) error) error {
+	u, path, err := s.whose(h, path)
+	if err != nil {
+		return err
+	}
 	return coded(s.session.Do(u, func() error { return work(u, path) }))
 }
 
@@ -137,8 +145,11 @@ func (s *Service) Stat(_ context.Context, req *request[filesystemv1.StatRequest]
 
 // MakeDir implements filesystem.Filesystem: parents too, all of them the user's.
 func (s *Service) MakeDir(_ context.Context, req *request[filesystemv1.MakeDirRequest]) (*response[filesystemv1.MakeDirResponse], error) {
-	var entry *filesystemv1.EntryInfo
-	err := s.as(req.Header(), req.Msg.GetPath(), func(_ account.User, path string) error {
+	u, path, err := s.whose(req.Header(), req.Msg.GetPath())
+	if err != nil {
+		return nil, err
+	}
+	err = s.session.Do(u, func() error {
 		switch info, err := os.Stat(path); {
 		case err == nil && info.IsDir():
 			return &fs.PathError{Op: "mkdir", Path: path, Err: fs.ErrExist}
@@ -147,39 +158,49 @@ func (s *Service) MakeDir(_ context.Context, req *request[filesystemv1.MakeDirRe
 		case !errors.Is(err, fs.ErrNotExist):
 			return err
 		}
-		if err := os.MkdirAll(path, 0o755); err != nil {
-			return err
-		}
-		var err error
-		entry, err = s.entry(path)
-		return err
+		return nil
 	})
+	if err == nil {
+		err = s.makeDirs(u, path)
+	}
+	var entry *filesystemv1.EntryInfo
+	if err == nil {
+		err = s.session.Do(u, func() (err error) {
+			entry, err = s.entry(path)
+			return err
+		})
+	}
 	if err != nil {
-		return nil, err
+		return nil, coded(err)
 	}
 	return connect.NewResponse(&filesystemv1.MakeDirResponse{Entry: entry}), nil
 }
 
 // Move implements filesystem.Filesystem. The destination's parents are made.
 func (s *Service) Move(_ context.Context, req *request[filesystemv1.MoveRequest]) (*response[filesystemv1.MoveResponse], error) {
-	var entry *filesystemv1.EntryInfo
-	err := s.as(req.Header(), req.Msg.GetSource(), func(u account.User, source string) error {
-		destination := s.session.Path(u, req.Msg.GetDestination())
-		if _, err := os.Lstat(source); err != nil {
-			return err
-		}
-		if err := os.MkdirAll(filepath.Dir(destination), 0o755); err != nil {
-			return err
-		}
-		if err := move(source, destination); err != nil {
-			return err
-		}
-		var err error
-		entry, err = s.entry(destination)
-		return err
-	})
+	u, source, err := s.whose(req.Header(), req.Msg.GetSource())
 	if err != nil {
 		return nil, err
+	}
+	destination := s.session.Path(u, req.Msg.GetDestination())
+	err = s.session.Do(u, func() error {
+		_, err := os.Lstat(source)
+		return err
+	})
+	if err == nil {
+		err = s.makeDirs(u, filepath.Dir(destination))
+	}
+	var entry *filesystemv1.EntryInfo
+	if err == nil {
+		err = s.session.Do(u, func() (err error) {
+			if err = move(source, destination); err == nil {
+				entry, err = s.entry(destination)
+			}
+			return err
+		})
+	}
+	if err != nil {
+		return nil, coded(err)
 	}
 	return connect.NewResponse(&filesystemv1.MoveResponse{Entry: entry}), nil
 }

@@ -181,13 +181,16 @@ func metadataOf(h http.Header) (map[string]string, error) {
 func (s *Service) write(u account.User, path string, from io.Reader, meta map[string]string) (written, error) {
 	var f *os.File
 	var made bool
-	err := s.session.Do(u, func() (err error) {
-		f, made, err = create(path)
-		if err == nil && (len(meta) > 0 || !made) {
-			err = setMetadata(f, meta)
-		}
-		return err
-	})
+	err := s.makeDirs(u, filepath.Dir(path))
+	if err == nil {
+		err = s.session.Do(u, func() (err error) {
+			f, made, err = create(path)
+			if err == nil && (len(meta) > 0 || !made) {
+				err = setMetadata(f, meta)
+			}
+			return err
+		})
+	}
 	if err == nil {
 		_, err = io.CopyBuffer(struct{ io.Writer }{f}, from, make([]byte, 64<<10))
 		err = blame(err)
@@ -212,11 +215,8 @@ func blame(err error) error {
 	return badBody(err)
 }
 
-// create opens path for writing and reports whether it is new; parents are made.
+// create opens path for writing and reports whether it is new.
 func create(path string) (f *os.File, made bool, err error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, false, err
-	}
 	const flags = os.O_WRONLY | unix.O_NONBLOCK // a FIFO without a reader must not hold us
 	f, err = os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, 0o644)
 	if err == nil {
@@ -264,10 +264,10 @@ func (s *Service) join(u account.User, c composition) (written, error) {
 		return written{}, badRequest("compose needs sources and a destination")
 	}
 	destination := s.session.Path(u, c.Destination)
+	if err := s.makeDirs(u, filepath.Dir(destination)); err != nil {
+		return written{}, err
+	}
 	err := s.session.Do(u, func() (err error) {
-		if err := os.MkdirAll(filepath.Dir(destination), 0o755); err != nil {
-			return err
-		}
 		if info, err := os.Stat(destination); err == nil && info.IsDir() {
 			return &fs.PathError{Op: "compose", Path: destination, Err: unix.EISDIR}
 		}

@@ -182,7 +182,7 @@ func TestFigures(t *testing.T) {
 		if !strings.HasPrefix(string(png), "\x89PNG") || shown[0].Chart["type"] != c.kind || c.elements != "" && string(elements) != c.elements {
 			t.Errorf("%s: %s %s", c.code, shown[0].Chart["type"], elements)
 		}
-		if c.kind == "line" && c.elements != "" && (shown[0].Chart["x_label"] != "Time" || shown[0].Chart["x_unit"] != "s" || shown[0].Chart["x_scale"] != "linear") {
+		if c.kind == "line" && c.elements != "" && (shown[0].Chart["x_label"] != "Time (s)" || shown[0].Chart["x_unit"] != "s" || shown[0].Chart["x_scale"] != "linear") {
 			t.Errorf("the axes: %v", shown[0].Chart)
 		}
 	}

@@ -26,9 +26,8 @@ def one(axes):
         return {"type": "pie", "title": title, "elements": [
             {"label": label(w) or (texts[i] if i < len(texts) else None), "angle": abs(w.theta2 - w.theta1), "radius": w.r}
             for i, w in enumerate(wedges)]}
-    x_label, x_unit = label_and_unit(axes.get_xlabel())
-    y_label, y_unit = label_and_unit(axes.get_ylabel())
-    flat = {"title": title, "x_label": x_label, "y_label": y_label, "x_unit": x_unit, "y_unit": y_unit}
+    x_label, y_label = axes.get_xlabel() or None, axes.get_ylabel() or None
+    flat = {"title": title, "x_label": x_label, "y_label": y_label, "x_unit": unit(x_label), "y_unit": unit(y_label)}
     if bars:
         return dict(flat, type="bar", elements=[e for c in bars for e in bar(axes, c)])
     boxes = box_plots(axes)
@@ -50,13 +49,13 @@ def label(artist):
     return text if isinstance(text, str) and not text.startswith("_") else None
 
 
-def label_and_unit(text):
-    """Splits "Time (s)" or "Time [s]"."""
+def unit(text):
+    """Finds the s of "Time (s)" or "Time [s]". The label keeps it too: so do E2B's kernels."""
     for opening, closing in ("()", "[]"):
-        head, found, rest = text.partition(opening)
+        found, rest = (text or "").partition(opening)[1:]
         if found and rest.rstrip().endswith(closing):
-            return head.strip() or None, rest.rstrip()[:-1].strip() or None
-    return text or None, None
+            return rest.rstrip()[:-1].strip() or None
+    return None
 
 
 def points(xs, ys):

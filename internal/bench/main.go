@@ -24,6 +24,8 @@ func run(ctx context.Context, args []string) error {
 	binary := flags.String("firebreak", "bin/firebreak", "the built program")
 	runsc := flags.String("runsc", "runsc", "gVisor's own command line, of the same version")
 	out := flags.String("out", "", "file to write the report to (default standard output)")
+	sdk := flags.String("sdk", ".cache/sdk/node", "where E2B's packages for Node are installed")
+	only := flags.String("only", "", "the part to measure: oneshot, live or server (default all)")
 	rounds := flags.Int("n", 15, "counted rounds of each one-shot measure")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -37,9 +39,9 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	b := &bench{exe: exe, runsc: *runsc, dir: dir, rounds: *rounds}
+	b := &bench{exe: exe, runsc: *runsc, dir: dir, rounds: *rounds, sdk: *sdk}
 	defer b.cleanup()
-	report, err := b.all(ctx)
+	report, err := b.report(ctx, *only)
 	if err != nil {
 		return err
 	}

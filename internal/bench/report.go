@@ -25,25 +25,49 @@ type bench struct {
 	runsc  string
 	dir    string
 	rounds int
+	sdk    string // where E2B's packages for Node are installed
 }
 
 func (b *bench) cleanup() {
 	unix.Unmount(filepath.Join(b.dir, "oci"), unix.MNT_DETACH)
 }
 
-func (b *bench) all(ctx context.Context) (string, error) {
-	shots, err := b.oneShot(ctx)
-	if err != nil {
-		return "", err
+// parts are what can be measured, in the order of the report.
+func (b *bench) parts() []part {
+	return []part{{"oneshot", section(b.oneShot, oneShotTable)}, {"live", section(b.lives, liveTable)}, {"server", section(b.servers, serverTable)}}
+}
+
+type part struct {
+	name    string
+	measure func(ctx context.Context) (write func(io.Writer), err error)
+}
+
+func section[T any](measure func(context.Context) (T, error), table func(io.Writer, T)) func(context.Context) (func(io.Writer), error) {
+	return func(ctx context.Context) (func(io.Writer), error) {
+		measured, err := measure(ctx)
+		return func(w io.Writer) { table(w, measured) }, err
 	}
-	lives, err := b.lives(ctx)
-	if err != nil {
-		return "", err
-	}
+}
+
+// report measures all, or only the part of one name.
+func (b *bench) report(ctx context.Context, only string) (string, error) {
 	var report strings.Builder
 	b.head(&report)
-	oneShotTable(&report, shots)
-	liveTable(&report, lives)
+	done := 0
+	for _, p := range b.parts() {
+		if only != "" && only != p.name {
+			continue
+		}
+		write, err := p.measure(ctx)
+		if err != nil {
+			return "", err
+		}
+		write(&report)
+		done++
+	}
+	if done == 0 {
+		return "", fmt.Errorf("there is no part %q", only)
+	}
 	return report.String(), nil
 }
 

@@ -59,6 +59,9 @@ func (m *Manager) SetTimeout(ctx context.Context, ref string, d time.Duration, e
 		return store.Record{}, err
 	}
 	return m.alone(ctx, ref, func(ctx context.Context, b *box) (store.Record, error) {
+		if rec := b.record(); extendOnly && lasts(rec, d) {
+			return rec, nil // nothing to tell
+		}
 		rec, err := m.change(ctx, b, func(r *store.Record) error {
 			if r.State != firebreak.StateRunning {
 				return stateError(*r)
@@ -81,11 +84,15 @@ func checkTimeout(d time.Duration) error {
 }
 
 func giveTime(r *store.Record, d time.Duration, extendOnly bool) {
-	deadline := time.Now().Add(d).UTC()
-	if extendOnly && (r.Deadline.IsZero() || r.Deadline.After(deadline)) {
+	if extendOnly && lasts(*r, d) {
 		return
 	}
-	r.Deadline, r.Timeout = deadline, d
+	r.Deadline, r.Timeout = time.Now().Add(d).UTC(), d
+}
+
+// lasts reports whether a sandbox that runs has as much time anyway.
+func lasts(r store.Record, d time.Duration) bool {
+	return r.State == firebreak.StateRunning && (r.Deadline.IsZero() || time.Until(r.Deadline) >= d)
 }
 
 func stateError(r store.Record) error {
@@ -153,7 +160,7 @@ func (m *Manager) Resume(ctx context.Context, ref string, d time.Duration) (rec 
 			resumed = true
 			return m.thaw(ctx, b, d)
 		}
-		if rec.State != firebreak.StateRunning || d == 0 {
+		if rec.State != firebreak.StateRunning || d == 0 || lasts(rec, d) {
 			return rec, nil
 		}
 		rec, err = m.change(ctx, b, func(r *store.Record) error { giveTime(r, d, true); return nil }, store.Telling(event.TypeUpdated))

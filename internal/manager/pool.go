@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
@@ -39,8 +40,9 @@ type PoolStatus struct {
 }
 
 const (
-	poolIdle   = time.Hour // after which what lies ready is replaced
-	poolMemory = 256 << 20 // of the host, in bytes, that are not used for what nobody asked for yet
+	poolIdle    = time.Hour // after which what lies ready is replaced
+	yieldAtMost = 50 * time.Millisecond
+	poolMemory  = 256 << 20 // of the host, in bytes, that are not used for what nobody asked for yet
 )
 
 // shape is what of a sandbox is decided when it is made. Requests of the same shape can have each other's.
@@ -71,14 +73,23 @@ func (a *ahead) makes(s shape) bool {
 
 // pools are the pools of a manager.
 type pools struct {
-	slots chan struct{} // taken while one is made, for all pools together
-	set   sync.Mutex    // held while pools are changed
+	slots    chan struct{} // taken while one is made, for all pools together
+	claiming atomic.Int64  // claims under way
+	set      sync.Mutex    // held while pools are changed
 
 	mu  sync.Mutex
 	all []*ahead // guarded by mu
 }
 
 func newPools() *pools { return &pools{slots: make(chan struct{}, max(1, runtime.NumCPU()/2))} }
+
+// yield waits while somebody claims, who is waited for; the one who takes its place in the pool is not. Not for long,
+// though: there may always be somebody.
+func (p *pools) yield() {
+	for end := time.Now().Add(yieldAtMost); p.claiming.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+}
 
 func (p *pools) list() []*ahead {
 	p.mu.Lock()
@@ -179,6 +190,7 @@ func (m *Manager) makeAhead(ctx context.Context, a *ahead) (*box, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	m.pools.yield()
 	p, err := m.planAhead(ctx, a.ask)
 	if err != nil {
 		return nil, err
@@ -244,6 +256,8 @@ func (m *Manager) discard(ctx context.Context, b *box) {
 
 // claim hands out a sandbox that was made ahead, if one of the plan's shape is ready.
 func (m *Manager) claim(ctx context.Context, p plan, t *Timings) (store.Record, bool, error) {
+	m.pools.claiming.Add(1)
+	defer m.pools.claiming.Add(-1)
 	for _, a := range m.pools.list() {
 		if len(p.record.Spec.Mounts) > 0 || !a.makes(shapeOf(p.record)) {
 			continue

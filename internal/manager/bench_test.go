@@ -2,7 +2,9 @@ package manager
 
 import (
 	"errors"
+	"log/slog"
 	"testing"
+	"time"
 )
 
 // BenchmarkDecide is what a new process pays for a decision that an earlier one has kept.
@@ -30,6 +32,26 @@ func BenchmarkDecideAnew(b *testing.B) {
 		m.rules = newRules("")
 		if _, _, err := m.decide(operator(b.Context()), Question{}); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkClaim is a create that finds a sandbox ready.
+func BenchmarkClaim(b *testing.B) {
+	h := newHost(b)
+	m := h.process(b, func(c *Config) { c.Log = slog.New(slog.DiscardHandler) })
+	ctx := operator(b.Context())
+	if err := m.SetPools(ctx, []Pool{{Min: 64, Max: 64}}); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		b.StopTimer()
+		for m.Pools()[0].Ready == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		b.StartTimer()
+		if _, timings, err := m.Create(ctx, Request{Timeout: time.Hour, Detached: true}); err != nil || timings.Pool == "" {
+			b.Fatalf("%+v, %v", timings, err)
 		}
 	}
 }

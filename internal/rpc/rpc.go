@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -18,6 +19,7 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/image"
 	"github.com/firebreak-dev/firebreak/internal/manager"
+	"github.com/firebreak-dev/firebreak/internal/metrics"
 	"github.com/firebreak-dev/firebreak/internal/store"
 )
 
@@ -76,14 +78,42 @@ func New(cfg Config) http.Handler {
 	options := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessage), connect.WithInterceptors(wireErrors{}),
 		connect.WithCompressMinBytes(16 << 10)}
 	mux := http.NewServeMux()
-	mux.Handle(firebreakv1connect.NewSandboxServiceHandler(&sandboxService{cfg: cfg}, options...))
-	mux.Handle(firebreakv1connect.NewTemplateServiceHandler(&templateService{cfg.Templates, cfg.Guests}, options...))
-	mux.Handle(firebreakv1connect.NewPolicyServiceHandler(&policyService{cfg.Advisor}, options...))
-	mux.Handle(firebreakv1connect.NewHostServiceHandler(&hostService{cfg.Advisor}, options...))
-	mux.Handle(firebreakv1connect.NewKeyServiceHandler(&keyService{cfg.Keys}, options...))
-	mux.Handle(firebreakv1connect.NewTenantServiceHandler(&tenantService{cfg.Keys}, options...))
-	mux.Handle(firebreakv1connect.NewPoolServiceHandler(&poolService{pools: cfg.Pools}, options...))
+	for name, service := range map[string]func() (string, http.Handler){
+		firebreakv1connect.SandboxServiceName: func() (string, http.Handler) {
+			return firebreakv1connect.NewSandboxServiceHandler(&sandboxService{cfg}, options...)
+		},
+		firebreakv1connect.TemplateServiceName: func() (string, http.Handler) {
+			return firebreakv1connect.NewTemplateServiceHandler(&templateService{cfg.Templates, cfg.Guests}, options...)
+		},
+		firebreakv1connect.PolicyServiceName: func() (string, http.Handler) {
+			return firebreakv1connect.NewPolicyServiceHandler(&policyService{cfg.Advisor}, options...)
+		},
+		firebreakv1connect.HostServiceName: func() (string, http.Handler) {
+			return firebreakv1connect.NewHostServiceHandler(&hostService{cfg.Advisor}, options...)
+		},
+		firebreakv1connect.KeyServiceName: func() (string, http.Handler) {
+			return firebreakv1connect.NewKeyServiceHandler(&keyService{cfg.Keys}, options...)
+		},
+		firebreakv1connect.TenantServiceName: func() (string, http.Handler) {
+			return firebreakv1connect.NewTenantServiceHandler(&tenantService{cfg.Keys}, options...)
+		},
+		firebreakv1connect.PoolServiceName: func() (string, http.Handler) {
+			return firebreakv1connect.NewPoolServiceHandler(&poolService{pools: cfg.Pools}, options...)
+		},
+	} {
+		mux.Handle("/"+name+"/", onDemand(service))
+	}
 	return mux
+}
+
+// onDemand makes a handler with its first request: a command that starts this in its own process uses one or two, and
+// making all takes half a millisecond.
+func onDemand(service func() (string, http.Handler)) http.Handler {
+	made := sync.OnceValue(func() http.Handler {
+		_, h := service()
+		return h
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { made().ServeHTTP(w, r) })
 }
 
 // onlyOperator refuses to tenants what concerns all of them, or the host.
@@ -96,11 +126,12 @@ func onlyOperator(ctx context.Context, op string) error {
 	return err
 }
 
-// wireErrors gives every error of a handler the form in which it crosses the wire.
+// wireErrors gives every error of a handler the form in which it crosses the wire, and names the method to who measures.
 type wireErrors struct{}
 
 func (wireErrors) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		metrics.SetRoute(ctx, req.Spec().Procedure)
 		resp, err := next(ctx, req)
 		return resp, toWire(err)
 	}
@@ -112,6 +143,7 @@ func (wireErrors) WrapStreamingClient(next connect.StreamingClientFunc) connect.
 
 func (wireErrors) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
+		metrics.SetRoute(ctx, conn.Spec().Procedure)
 		return toWire(next(ctx, conn))
 	}
 }

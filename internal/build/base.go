@@ -85,10 +85,11 @@ func (e *Engine) named(ctx context.Context, name string) (string, error) {
 		}
 		found = name
 	}
-	if _, err := e.cfg.Images.Get(found); err != nil {
-		return "", err
+	_, err = e.cfg.Images.Get(found)
+	if errors.Is(err, fs.ErrNotExist) { // the store's own error may tell of names that the caller must not know
+		err = notFound("template", name)
 	}
-	return found, nil
+	return found, err
 }
 
 // base gets what the build begins with, under a name of its own, which the caller releases.

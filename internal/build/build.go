@@ -102,7 +102,7 @@ type Engine struct {
 
 	worth        time.Duration // see worthKeeping
 	readyPause   time.Duration
-	readyTimeout time.Duration
+	readyTimeout time.Duration // what every sandbox of the template has, too
 
 	mu     sync.Mutex
 	closed bool            // guarded by mu
@@ -120,7 +120,7 @@ func New(cfg Config) (*Engine, error) {
 		}
 	}
 	e := &Engine{cfg: cfg, log: cfg.Log, tokens: tokens{all: map[string]token{}}, jobs: map[string]*job{}, pinned: map[string]int{},
-		worth: worthKeeping, readyPause: readyPause, readyTimeout: readyTimeout}
+		worth: worthKeeping, readyPause: readyPause, readyTimeout: manager.ReadyTimeout}
 	e.ctx, e.cancel = context.WithCancelCause(context.Background())
 	if err := e.recover(e.ctx); err != nil {
 		e.cancel(nil)

@@ -107,7 +107,7 @@ func TestStartCommand(t *testing.T) {
 	l.small()
 	ctx := as(t, "acme")
 	spec := Spec{FromTemplate: "small", Steps: []Step{{Type: "ENV", Args: []string{"WORD", "up"}}, {Type: "USER", Args: []string{"web"}}, {Type: "WORKDIR", Args: []string{"/w"}}},
-		Start: "echo begin; sleep 0.05; id -un >$WORD; pwd; sleep 1000", Ready: "[ -s /w/up ]"}
+		Start: "echo begin; sleep 0.05; id -un >>$WORD; pwd; sleep 1000", Ready: "[ -s /w/up ]"}
 	b := l.mustBuild(ctx, "app", spec)
 	for _, line := range []string{"begin", "/w", "The template is ready"} {
 		if !strings.Contains(b.text(), line) {
@@ -118,8 +118,8 @@ func TestStartCommand(t *testing.T) {
 	if err != nil || tpl.Start != spec.Start || tpl.Ready != spec.Ready || tpl.User != "web" || tpl.Workdir != "/w" || tpl.Envs["WORD"] != "up" {
 		t.Errorf("%+v, %v", tpl, err)
 	}
-	if got := l.inside(ctx, "app", "ls /w"); got != "" {
-		t.Errorf("what the start command wrote came into the image: %q", got)
+	if got := l.inside(ctx, "app", "cat /w/up"); got != "web" { // of this sandbox, and not of the one that tried it
+		t.Errorf("the start command wrote %q", got)
 	}
 	if again := l.mustBuild(ctx, "app", spec); !strings.Contains(again.text(), "CACHED start command") {
 		t.Errorf("it was tried again:\n%s", again.text())

@@ -83,11 +83,15 @@ func asUser[T any](req *connect.Request[T], user string) {
 
 // blame gives an error of the protocol its kind.
 func blame(ctx context.Context, err error) error {
+	var ce *connect.Error
+	known := errors.As(err, &ce)
+	if _, bounded := ctx.Deadline(); known && bounded && ce.Code() == connect.CodeDeadlineExceeded {
+		<-ctx.Done() // the agent, who is told of it, was faster
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	var ce *connect.Error
-	if !errors.As(err, &ce) {
+	if !known {
 		return err
 	}
 	kind := firebreak.KindOfConnect(ce.Code().String())

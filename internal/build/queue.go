@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -254,5 +255,9 @@ func (e *Engine) reason(err error) string {
 	case firebreak.KindOf(err) == firebreak.KindInternal:
 		return "something went wrong in firebreak; its log says what"
 	}
-	return strings.ReplaceAll(err.Error(), filepath.Dir(e.cfg.Dir), "the state directory")
+	text := layerMake.ReplaceAllString(err.Error(), "")
+	return strings.ReplaceAll(text, filepath.Dir(e.cfg.Dir), "the state directory")
 }
+
+// layerMake is what errors of the image store begin with, and nobody needs to read.
+var layerMake = regexp.MustCompile(`(make|name) template ~[a-z2-7]+: `)

@@ -163,21 +163,37 @@ func (e *Engine) own(ctx context.Context, ref string) (store.Template, Ref, erro
 	return t, r, nil
 }
 
-// Resolve returns the name in the image store of what a caller calls ref. fs.ErrNotExist if there is no such template, or
-// nothing was built under that tag.
+// Resolve returns the name in the image store of what a caller calls ref. Without a tag it is the default one, and that
+// which was given last if there is no default one. fs.ErrNotExist if there is no such template, or nothing was built
+// under that tag.
 func (e *Engine) Resolve(ctx context.Context, ref string) (string, error) {
 	t, r, err := e.Find(ctx, ref)
 	if err != nil {
 		return "", err
 	}
-	tag := r.Tag
-	if tag == "" {
-		tag = DefaultTag
-	}
+	tag := tagOf(t, r)
 	if _, ok := t.Tags[tag]; !ok {
-		return "", notFound("tag "+tag+" of template", t.Name)
+		return "", notFound("template", ref)
 	}
 	return ImageName(t.Tenant, t.Name, tag), nil
+}
+
+// tagOf returns the tag that a name means.
+func tagOf(t store.Template, r Ref) string {
+	if r.Tag != "" {
+		return r.Tag
+	}
+	tag := DefaultTag
+	if _, ok := t.Tags[tag]; ok {
+		return tag
+	}
+	var last time.Time
+	for name, to := range t.Tags {
+		if to.Created.After(last) || to.Created.Equal(last) && name < tag {
+			tag, last = name, to.Created
+		}
+	}
+	return tag
 }
 
 // List returns the caller's templates, by name.
@@ -246,9 +262,7 @@ func (e *Engine) Tag(ctx context.Context, target string, tags []string) (build s
 	if err != nil {
 		return "", nil, err
 	}
-	if r.Tag == "" {
-		r.Tag = DefaultTag
-	}
+	r.Tag = tagOf(t, r)
 	build = t.Tags[r.Tag].Build
 	for _, tag := range all {
 		if tag != r.Tag {

@@ -10,9 +10,8 @@ import (
 )
 
 const (
-	readyPause   = 2 * time.Second  // between two tries of the ready command
-	readyTimeout = 10 * time.Minute // for it to succeed
-	readyDefault = 20 * time.Second // that a start command without one must go on, or have ended well
+	readyPause   = 200 * time.Millisecond // between two tries of the ready command
+	readyDefault = 20 * time.Second       // that a start command without one must go on, or have ended well
 )
 
 // verify starts a sandbox from what was made, as every later one will be, and holds the start and the ready command to

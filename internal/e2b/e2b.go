@@ -79,10 +79,16 @@ type Config struct {
 	Attempts  Attempts
 	Log       *slog.Logger
 
-	Builds   Builds   // nil: there are none
+	// These four are package build's engine. nil: clients build no templates.
+	Builds  Builds
+	Builder Builder
+	Built   Built
+	Tags    Tagger
+
 	Events   Events   // nil: there are none, and no logs
 	Webhooks Webhooks // nil: there are none
 
+	PublicURL   string            // where clients reach this server, for what they upload; empty: where their requests came
 	Domain      string            // below which sandboxes have host names, as clients are told it; empty: none
 	EnvdVersion string            // that clients are told; empty: EnvdVersion
 	MaxTimeout  time.Duration     // the longest that may be asked for at once; 0: a day
@@ -123,7 +129,9 @@ func New(cfg Config) *Door {
 func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) { d.mux.ServeHTTP(w, r) }
 
 // Public reports whether the door answers a request of nobody.
-func Public(r *http.Request) bool { return r.URL.Path == "/health" && r.Method == http.MethodGet }
+func Public(r *http.Request) bool {
+	return r.URL.Path == "/health" && r.Method == http.MethodGet || IsUpload(r)
+}
 
 // handler answers a request of a caller. An error is answered in the one form that errors have.
 type handler func(w http.ResponseWriter, r *http.Request, by auth.Caller) error
@@ -160,6 +168,8 @@ func (d *Door) routes() {
 	d.handle("GET /sandboxes/{id}/logs", d.serveLogsV1)
 	d.handle("GET /v2/sandboxes/{id}/logs", d.serveLogsV2)
 	d.templateRoutes()
+	d.buildRoutes()
+	d.tagRoutes()
 	d.eventRoutes()
 	d.missingRoutes()
 }

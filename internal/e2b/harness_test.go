@@ -312,3 +312,12 @@ func (w *world) record(id string) store.Record {
 }
 
 type object = map[string]any
+
+func marshal(t *testing.T, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}

@@ -49,6 +49,7 @@ func (d *Door) serveList(v version) handler {
 		if err != nil {
 			return err
 		}
+		all = slices.DeleteFunc(all, isBuildBox)
 		running := 0
 		for _, rec := range all {
 			if rec.State == firebreak.StateRunning {

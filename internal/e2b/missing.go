@@ -8,7 +8,6 @@ import (
 
 // missingRoutes answers for what E2B has and this version has not, and for what there is nowhere.
 func (d *Door) missingRoutes() {
-	const tags = "tags of templates are not built: build the template under name:tag"
 	for sentence, patterns := range map[string][]string{
 		"snapshots are not built: a paused sandbox keeps its state, but no other can start from it": {
 			"POST /sandboxes/{id}/snapshots", "GET /snapshots"},
@@ -17,7 +16,6 @@ func (d *Door) missingRoutes() {
 			"/volumes", "/volumes/{id}", "/volumecontent/{rest...}"},
 		"secrets are not built: there is no way out of a sandbox on which they could be put in": {
 			"/secrets", "/secrets/{id}"},
-		tags: {"POST /templates/tags", "DELETE /templates/tags"},
 		"teams are not built: there are tenants, which the operator of this server keeps": {
 			"/teams", "/teams/{rest...}"},
 	} {
@@ -30,7 +28,7 @@ func (d *Door) missingRoutes() {
 	}
 	d.handle("GET /templates/{id}/{what}", func(w http.ResponseWriter, r *http.Request, by auth.Caller) error {
 		if r.PathValue("what") == "tags" { // as a pattern it would not go with that of aliases
-			return notBuilt(tags)
+			return d.serveTags(w, r)
 		}
 		return nowhere(w, r, by)
 	})

@@ -21,11 +21,11 @@ const (
 func (d *Door) templateRoutes() {
 	for _, v := range versions() {
 		d.handle("GET "+v.prefix+"/templates", d.serveTemplates)
-		d.handle("PATCH "+v.prefix+"/templates/{id}", d.servePatchTemplate)
+		d.handle("PATCH "+v.prefix+"/templates/{id}", d.orBuilt("id", d.patchBuilt, d.servePatchTemplate))
 	}
-	d.handle("GET /templates/{id}", d.serveTemplate)
-	d.handle("DELETE /templates/{id}", d.serveDeleteTemplate)
-	d.handle("GET /templates/aliases/{alias}", d.serveAlias)
+	d.handle("GET /templates/{id}", d.orBuilt("id", d.serveBuilt, d.serveTemplate))
+	d.handle("DELETE /templates/{id}", d.orBuilt("id", d.deleteBuilt, d.serveDeleteTemplate))
+	d.handle("GET /templates/aliases/{alias}", d.orBuilt("alias", d.serveBuiltAlias, d.serveAlias))
 }
 
 // templateView is a template as clients know it. There is one build of each: the one that is there.
@@ -77,7 +77,11 @@ func (d *Door) serveTemplates(w http.ResponseWriter, r *http.Request, by auth.Ca
 	if err != nil {
 		return err
 	}
-	views := []templateView{}
+	views, all, err := d.builtViews(r.Context(), all)
+	if err != nil {
+		return err
+	}
+	views = append([]templateView{}, views...) // never null
 	for _, t := range all {
 		if visible(by, t.Name) {
 			views = append(views, d.templateView(by, t))

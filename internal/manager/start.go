@@ -14,10 +14,12 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/image"
 )
 
+// ReadyTimeout is how long what a template starts has to be at work.
+const ReadyTimeout = time.Minute
+
 const (
-	readyTimeout = time.Minute            // for what a template starts to be at work
-	readyPause   = 100 * time.Millisecond // between two looks whether it is
-	startTag     = "start"                // of the process that a template starts
+	readyPause = 100 * time.Millisecond // between two looks whether it is
+	startTag   = "start"                // of the process that a template starts
 )
 
 // startTemplate starts what a template says is to run in each of its sandboxes, and returns when that is at work.
@@ -27,7 +29,7 @@ func (m *Manager) startTemplate(ctx context.Context, g *guest.Guest, tpl image.T
 	}
 	ctx, span := m.cfg.Tracer.Start(ctx, "start command")
 	defer func() { span.End(err) }()
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	ctx, cancel := context.WithTimeout(ctx, ReadyTimeout)
 	defer cancel()
 	if tpl.Start != "" {
 		if _, err := shell(ctx, g, tpl.Start, startTag); err != nil {
@@ -42,7 +44,7 @@ func (m *Manager) startTemplate(ctx context.Context, g *guest.Guest, tpl image.T
 		select {
 		case <-ctx.Done():
 			return &firebreak.Error{Kind: firebreak.KindUnavailable, Op: "wait for template " + tpl.Name,
-				Err:  errors.Join(fmt.Errorf("its ready command has not succeeded within %s (exit status %d)", readyTimeout, code), err),
+				Err:  errors.Join(fmt.Errorf("its ready command has not succeeded within %s (exit status %d)", ReadyTimeout, code), err),
 				Mend: "see what the start command needs: firebreak run --template " + tpl.Name}
 		case <-time.After(readyPause):
 		}

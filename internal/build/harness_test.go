@@ -138,6 +138,7 @@ type lab struct {
 	manager *manager.Manager
 	images  *image.Store
 	store   *store.Store
+	driver  driver.Driver
 	dir     string
 }
 
@@ -151,8 +152,15 @@ func newLab(t testing.TB, name string, change func(*Config)) *lab {
 			t.Error(err)
 		}
 	})
+	return newLabIn(t, name, dir, change)
+}
+
+// newLabIn opens an engine on a directory, where there may have been one before.
+func newLabIn(t testing.TB, name, dir string, change func(*Config)) *lab {
+	t.Helper()
 	l := &lab{t: t, dir: dir}
 	d := newDrivers(t, name, dir)
+	l.driver = d.Driver
 	info, err := d.Probe(t.Context())
 	must(t, err)
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))

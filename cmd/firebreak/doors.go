@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/firebreak-dev/firebreak/internal/build"
 	"github.com/firebreak-dev/firebreak/internal/config"
 	"github.com/firebreak-dev/firebreak/internal/dataplane"
 	"github.com/firebreak-dev/firebreak/internal/e2b"
@@ -18,7 +19,7 @@ import (
 const forEver = 366 * 24 * time.Hour
 
 // doors are the ways in, each measured.
-func (s *service) doors(hooks *webhook.Webhooks) (server.Config, *e2b.Door) {
+func (s *service) doors(hooks *webhook.Webhooks, builds *build.Engine) (server.Config, *e2b.Door) {
 	p := s.parts
 	own := p.door()
 	own.Pools, own.Detach, own.MaxTimeout = p.sandboxes, true, s.cfg.MaxTimeout
@@ -27,13 +28,13 @@ func (s *service) doors(hooks *webhook.Webhooks) (server.Config, *e2b.Door) {
 		most = forEver
 	}
 	clients := e2b.New(e2b.Config{Sandboxes: p.sandboxes, Lives: p.sandboxes, Guests: p.sandboxes, Templates: p.images, Attempts: p.records, Log: s.log,
-		Events: p.events, Webhooks: hooks, Domain: s.cfg.Announced(s.listeners.TLS), EnvdVersion: s.cfg.EnvdVersion, MaxTimeout: most, Aliases: s.cfg.Aliases})
+		Builds: builds, Builder: builds, Built: builds, Tags: builds, Events: p.events, Webhooks: hooks, Domain: s.cfg.Announced(s.listeners.TLS), EnvdVersion: s.cfg.EnvdVersion, MaxTimeout: most, Aliases: s.cfg.Aliases})
 	plane := p.plane(dataplane.Config{Log: s.log, Domain: s.cfg.Host(), Origins: s.cfg.CORSOrigins})
 	cfg := server.Config{
 		DataPlane:    dataDoor{Handler: s.measured("data", s.timed(plane)), plane: plane},
 		RPC:          s.measured("rpc", withTools(rpc.New(own), rpc.Introspect(s.ready))),
 		E2B:          s.measured("e2b", clients),
-		Authenticate: p.keys.Authenticate, Ready: s.ready, Public: e2b.Public, Origins: s.cfg.CORSOrigins,
+		Authenticate: p.keys.Authenticate, Ready: s.ready, Public: e2b.Public, Upload: e2b.IsUpload, Origins: s.cfg.CORSOrigins,
 		MaxConnections: s.cfg.MaxConnections, Grace: s.cfg.Grace, Log: s.log,
 	}
 	if s.metrics != nil {

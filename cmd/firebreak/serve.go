@@ -16,6 +16,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/auth"
+	"github.com/firebreak-dev/firebreak/internal/build"
 	"github.com/firebreak-dev/firebreak/internal/config"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/localca"
@@ -124,7 +125,7 @@ func (s *service) certify() error {
 }
 
 // run serves until ctx is done. Requests are answered at once; whether all is in order shows as soon as it is known.
-func (s *service) run(ctx context.Context) error {
+func (s *service) run(ctx context.Context) (err error) {
 	if err := s.parts.sandboxes.SetPools(operator(ctx), poolsOf(s.cfg.Pools)); err != nil {
 		return err
 	}
@@ -133,7 +134,12 @@ func (s *service) run(ctx context.Context) error {
 		return err
 	}
 	defer hooks.Close()
-	doors, clients := s.doors(hooks)
+	builds, err := build.New(build.Config{Dir: filepath.Join(s.parts.dir, "builds"), Sandboxes: s.parts.sandboxes, Images: s.parts.images, Store: s.parts.records, Log: s.log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, builds.Close()) }()
+	doors, clients := s.doors(hooks, builds)
 	srv := server.New(doors)
 	s.server.Store(srv)
 	ctx, cancel := context.WithCancel(ctx)

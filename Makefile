@@ -28,11 +28,11 @@ check: ## formatting, vet, staticcheck, layers, package comments, dependencies
 	$(GO) mod tidy -diff
 	$(GO) test -count=1 .
 
-tools: ## install what the tests need (Debian packages, a current runc)
+tools: ## install what the tests need (Debian packages, a current runc, E2B's clients)
 	scripts/install-test-tools.sh
 
 test: tools build ## all tests, with the race detector, with every driver that this host can serve required
-	FIREBREAK_BIN=$(CURDIR)/bin/firebreak FIREBREAK_REQUIRE=$${FIREBREAK_REQUIRE-fake,process,gvisor,container} \
+	FIREBREAK_BIN=$(CURDIR)/bin/firebreak FIREBREAK_REQUIRE=$${FIREBREAK_REQUIRE-fake,process,gvisor,container,sdk} \
 		$(GO) test -race -timeout 60m -p 1 ./...
 
 test-short: build ## the fast loop: no hammers, no bombs of full size

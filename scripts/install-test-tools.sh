@@ -1,6 +1,7 @@
 #!/bin/sh
-# Brings what the tests need beyond Go: the programs of Debian's packages, and a current runc, which Debian does not
-# have, built from its Go module into .cache/bin. Does nothing, fast, when all is there.
+# Brings what the tests need beyond Go: the programs of Debian's packages; a current runc, which Debian does not have,
+# built from its Go module into .cache/bin; and E2B's clients, at the versions that internal/sdktest pins, in .cache/sdk.
+# Does nothing, fast, when all is there.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -23,6 +24,14 @@ need mkfs.erofs erofs-utils
 need mkfs.ext4 e2fsprogs
 need bwrap bubblewrap
 need newuidmap uidmap
+# The clients, and what they look for in a sandbox of the host template.
+need /usr/bin/git git
+need /usr/bin/node nodejs
+need npm npm
+need /usr/bin/python3 python3
+need /usr/lib/python3/dist-packages/matplotlib python3-matplotlib
+need /usr/lib/python3/dist-packages/pandas python3-pandas
+python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 
 if [ -n "$missing" ]; then
 	sudo=
@@ -47,4 +56,25 @@ if ! "$bin/runc" --version 2>/dev/null | grep -q "^runc version ${runc_version#v
 	)
 	mv "$work/runc" "$bin/runc.new.$$"
 	mv "$bin/runc.new.$$" "$bin/runc"
+fi
+
+# fresh FILE… reports whether the directory in .cache/sdk with the same name was made from these files; if not, it is
+# emptied.
+fresh() {
+	sums=$(cd "$pins" && sha256sum "$@") dir=$sdk/$(dirname "$1")
+	[ "$(cat "$dir/made-from" 2>/dev/null)" = "$sums" ] && return
+	rm -rf "$dir"
+	mkdir -p "$dir"
+	return 1
+}
+sdk=$PWD/.cache/sdk pins=$PWD/internal/sdktest/testdata
+if ! fresh node/package.json node/package-lock.json; then
+	cp "$pins/node/package.json" "$pins/node/package-lock.json" "$dir"
+	(cd "$dir" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+	echo "$sums" >"$dir/made-from"
+fi
+if ! fresh python/requirements.txt; then
+	python3 -m venv "$dir"
+	"$dir/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$pins/python/requirements.txt"
+	echo "$sums" >"$dir/made-from"
 fi

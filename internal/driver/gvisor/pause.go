@@ -19,12 +19,12 @@ import (
 
 var _ driver.Pauser = (*box)(nil)
 
-// A sandbox is paused in two steps: gVisor stops all programs, as its pauser asks it to, and then the sentry is stopped by
-// a signal, so that timers of programs, which it serves, take no processor time either. Both last beyond this process, and
-// the second can be seen by others.
+// A sandbox is paused in two steps: gVisor stops all programs, as its pauser asks it to, and then sentry and gofer are
+// stopped by a signal, so that timers of programs, which the first serves, take no processor time either. Both last beyond
+// this process, and the second can be seen by others.
 //
 // Its cgroup cannot be frozen instead: that interrupts the system calls in which gVisor's helper processes wait for it, and
-// after some ten times gVisor takes them for broken and ends the sandbox.
+// after some tens of pauses gVisor takes them for broken and ends the sandbox.
 //
 // The host's clocks go on, and gVisor's with them: after a pause, programs see that time has passed, and timers that were
 // due meanwhile fire at once.
@@ -45,7 +45,7 @@ func (s *box) Pause(ctx context.Context) error {
 			return err
 		}
 		s.keepUsage(ctx)
-		return s.stopSentry()
+		return s.stop()
 	})
 	if err != nil {
 		return fmt.Errorf("pause sandbox %s: %w", s.id, err)
@@ -56,7 +56,7 @@ func (s *box) Pause(ctx context.Context) error {
 // Resume implements driver.Pauser.
 func (s *box) Resume(ctx context.Context) error {
 	err := s.alone(ctx, func() error {
-		if err := s.state.Sandbox.signal(unix.SIGCONT); err != nil {
+		if err := errors.Join(s.state.Gofer.signal(unix.SIGCONT), s.state.Sandbox.signal(unix.SIGCONT)); err != nil {
 			return err
 		}
 		return s.callPauser(ctx, pauserResume)
@@ -105,9 +105,9 @@ func (s *box) stopPrograms(ctx context.Context) error {
 	return errors.Join(err, undone)
 }
 
-// stopSentry returns when the sentry has stopped, which it cannot refuse.
-func (s *box) stopSentry() error {
-	if err := s.state.Sandbox.signal(unix.SIGSTOP); err != nil {
+// stop returns when the sentry has stopped, which it cannot refuse.
+func (s *box) stop() error {
+	if err := errors.Join(s.state.Sandbox.signal(unix.SIGSTOP), s.state.Gofer.signal(unix.SIGSTOP)); err != nil {
 		return err
 	}
 	for end := time.Now().Add(stopLimit); !s.state.Sandbox.stopped() && time.Now().Before(end); {

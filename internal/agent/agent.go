@@ -55,8 +55,9 @@ type Agent struct {
 	due     chan struct{} // closed at the deadline
 	dueOnce sync.Once
 
-	owns     bool    // the file system is the sandbox's own: the agent is its first process
-	codePort *handed // connections to the code interpreter
+	owns     bool      // the file system is the sandbox's own: the agent is its first process
+	wrote    [2]string // guarded by claim.mu: the ids that are in its files
+	codePort *handed   // connections to the code interpreter
 	requests inflight
 	live     context.Context // of all requests and of the connections that were taken over
 	hangUp   context.CancelFunc

@@ -108,10 +108,11 @@ func (a *Agent) init(req initRequest, r *http.Request) error {
 		c.token = req.AccessToken
 	}
 	a.session.SetDefaults(account.Defaults{User: req.DefaultUser, Workdir: req.DefaultWorkdir, Envs: req.environ()})
-	if a.owns {
+	if ids := [2]string{req.SandboxID, req.TemplateID}; a.owns && ids != a.wrote { // behind gVisor it takes longer than all else
 		if err := req.writeIDs("/run"); err != nil {
 			a.log.Warn("programs do not find the sandbox's ids in /run/e2b", "error", err)
 		}
+		a.wrote = ids
 	}
 	if c.timer != nil {
 		c.timer.Stop()

@@ -42,7 +42,12 @@ type PoolStatus struct {
 const (
 	poolIdle    = time.Hour // after which what lies ready is replaced
 	yieldAtMost = 50 * time.Millisecond
-	poolMemory  = 256 << 20 // of the host, in bytes, that are not used for what nobody asked for yet
+
+	// The programs of a sandbox give back a second after their start what only the start needed. What a claim needs is then
+	// brought back in advance.
+	rehearseAfter   = 1500 * time.Millisecond
+	rehearseTimeout = 5 * time.Second
+	poolMemory      = 256 << 20 // of the host, in bytes, that are not used for what nobody asked for yet
 )
 
 // shape is what of a sandbox is decided when it is made. Requests of the same shape can have each other's.
@@ -209,10 +214,32 @@ func (m *Manager) makeAhead(ctx context.Context, a *ahead) (*box, error) {
 			return nil, fmt.Errorf("start %s in a sandbox of template %s: %w", language, rec.Template, err)
 		}
 	}
+	m.work.Go(func() { m.rehearse(b) })
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.last = shapeOf(rec)
 	return b, nil
+}
+
+// rehearse has what lies in a pool do once more what a claim, and the first command after it, will ask of it.
+func (m *Manager) rehearse(b *box) {
+	select {
+	case <-time.After(rehearseAfter):
+	case <-b.done:
+		return
+	case <-m.ctx.Done():
+		return
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, rehearseTimeout)
+	defer cancel()
+	if b.take(ctx) != nil {
+		return
+	}
+	defer b.leave()
+	if rec := b.record(); rec.Pool != "" { // a check finds out if this fails
+		_ = m.tell(ctx, b.guest, rec)
+		_, _ = shell(ctx, b.guest, "true", "")
+	}
 }
 
 func (m *Manager) planAhead(ctx context.Context, ask Pool) (plan, error) {

@@ -31,7 +31,7 @@ func (c cli) command(ctx context.Context, args ...string) *exec.Cmd {
 // run returns what the command line printed and its exit status.
 func (c cli) run(stdin string, args ...string) (stdout, stderr string, status int) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(c.t.Context(), programLimit)
 	defer cancel()
 	cmd := c.command(ctx, args...)
 	var out, errs strings.Builder

@@ -160,7 +160,7 @@ func (k kit) command(ctx context.Context, env []string, args ...string) *exec.Cm
 	return cmd
 }
 
-const programLimit = 5 * time.Minute
+const programLimit = 8 * time.Minute
 
 func (p *program) run(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, programLimit)

@@ -31,7 +31,9 @@ func startServer(t *testing.T, bin string) *server {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(bin, "serve", "--listen", "127.0.0.1:0", "--tls", "auto", "--tls-listen", "127.0.0.1:0",
-		"--domain", "boxes.firebreak.test", "--kill-on-exit", "--log-format", "json")
+		"--domain", "boxes.firebreak.test", "--kill-on-exit", "--log-format", "json",
+		// The host has what the interpreter is to show; the template base is made by the first build, in the midst of all.
+		"--aliases", "base=host,code-interpreter-v1=host")
 	cmd.Env = append(cleanEnv(), "FIREBREAK_STATE_DIR="+t.TempDir())
 	cmd.Stdout, cmd.Stderr = write, out
 	if err := cmd.Start(); err != nil {

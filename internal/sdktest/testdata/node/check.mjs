@@ -4,7 +4,7 @@ import { Session } from 'node:inspector/promises'
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
-const LIMIT = 90_000 // of one check, so that a hang is one failure and not the loss of all checks after it
+const LIMIT = 180_000 // of one check, so that a hang is one failure and not the loss of all checks after it
 
 const profiler = new Session()
 profiler.connect()

@@ -49,7 +49,10 @@ await check('a sandbox of what was built', async () => {
   await has(sbx, 'cat /home/user/ran; stat -c "%U %a" /opt/data/final.txt', 'as user\nuser 600\n')
   await has(sbx, 'cat /opt/app/static/logo.txt; ls /opt/items; ls /opt/app', 'logo\nsingle.txt\nmain.py\nstatic\n')
   await has(sbx, 'cat /tmp/started', 'started\n')
-  assert.equal((await sbx.getInfo()).name, name)
+  for (const template of [name, info.templateId]) {
+    const found = await Sandbox.list({ query: { template } }).nextItems()
+    assert.deepEqual(found.map((s) => s.sandboxId), [sbx.sandboxId], template)
+  }
   await sbx.kill()
   const tagged = await Sandbox.create(`${name}:v1`, { timeoutMs: 60_000 })
   await tagged.kill()

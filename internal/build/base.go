@@ -12,6 +12,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/auth"
+	"github.com/firebreak-dev/firebreak/internal/build/step"
 	"github.com/firebreak-dev/firebreak/internal/image"
 	"github.com/firebreak-dev/firebreak/internal/image/rootfs"
 	"github.com/firebreak-dev/firebreak/internal/store"
@@ -66,7 +67,7 @@ func checkReference(s Spec) error {
 	if image.CheckName(s.FromImage) != nil {
 		return invalid("%.100q is no reference of an image", s.FromImage)
 	}
-	if len(s.Username) > maxVariable || len(s.Password) > maxCommand || !plain(s.Username+s.Password) {
+	if len(s.Username) > maxLogin || len(s.Password) > maxCommand || !step.Plain(s.Username+s.Password) {
 		return invalid("the login for the registry is too long, or no text")
 	}
 	return nil

@@ -13,21 +13,22 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	filesystemv1 "github.com/firebreak-dev/firebreak/internal/api/filesystem"
+	"github.com/firebreak-dev/firebreak/internal/build/step"
 )
 
 // defaultPath is the PATH of an image that sets none.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // do runs one step.
-func (b *box) do(ctx context.Context, s step) error {
-	switch s.kind {
-	case kindEnv:
+func (b *box) do(ctx context.Context, s step.Step) error {
+	switch s.Kind {
+	case step.KindEnv:
 		return b.setEnv(s)
-	case kindRun:
+	case step.KindRun:
 		return b.runCommand(ctx, s)
-	case kindCopy:
+	case step.KindCopy:
 		return b.copyFiles(ctx, s)
-	case kindWorkdir:
+	case step.KindWorkdir:
 		return b.setWorkdir(ctx, s)
 	default:
 		return b.setUser(ctx, s)
@@ -42,12 +43,12 @@ func (b *box) lookUp(name string) string {
 }
 
 // setEnv sets variables. The values of one step see those of the steps before.
-func (b *box) setEnv(s step) error {
+func (b *box) setEnv(s step.Step) error {
 	envs := map[string]string{}
 	maps.Copy(envs, b.place.envs)
 	size := 0
-	for _, v := range s.variables {
-		value, err := expand(v[1], b.lookUp)
+	for _, v := range s.Variables {
+		value, err := step.Expand(v[1], b.lookUp)
 		if err != nil {
 			return err
 		}
@@ -56,24 +57,24 @@ func (b *box) setEnv(s step) error {
 	for k, v := range envs {
 		size += len(k) + len(v)
 	}
-	if size > maxSpec {
-		return invalid("all variables together have more than %d bytes", maxSpec)
+	if size > step.MaxText {
+		return invalid("all variables together have more than %d bytes", step.MaxText)
 	}
 	b.place.envs = envs
 	return nil
 }
 
-func (b *box) runCommand(ctx context.Context, s step) error {
+func (b *box) runCommand(ctx context.Context, s step.Step) error {
 	if err := b.open(ctx); err != nil {
 		return err
 	}
-	user := s.user
+	user := s.User
 	if user == "" {
 		user = b.place.user
 	}
 	b.changed = true
 	log := b.job.log
-	err := run(ctx, b.guest, command{text: s.command, user: user, dir: b.place.dir, envs: b.place.envs, line: log.output})
+	err := run(ctx, b.guest, command{text: s.Command, user: user, dir: b.place.dir, envs: b.place.envs, line: log.output})
 	failed := new(exitError)
 	if !errors.As(err, failed) {
 		return err
@@ -83,7 +84,7 @@ func (b *box) runCommand(ctx context.Context, s step) error {
 		log.add(LevelWarn, "%s", hint)
 		tail = append(tail, hint)
 	}
-	text := fmt.Sprintf("step %d, %s: %s", s.number, s.text(), failed.status)
+	text := fmt.Sprintf("step %d, %s: %s", s.Number, s.Text(), failed.status)
 	if len(tail) > 5 {
 		tail = tail[len(tail)-5:]
 	}
@@ -101,13 +102,13 @@ func (b *box) hint(output string) string {
 	return ""
 }
 
-func (b *box) copyFiles(ctx context.Context, s step) error {
+func (b *box) copyFiles(ctx context.Context, s step.Step) error {
 	files, err := b.job.openFiles(b.job.build.Tenant, s.FilesHash)
 	if err != nil {
 		return err
 	}
 	defer files.Close()
-	dest, err := expand(s.copy.dest, b.lookUp)
+	dest, err := step.Expand(s.Copy.Dest, b.lookUp)
 	if err != nil {
 		return err
 	}
@@ -115,12 +116,12 @@ func (b *box) copyFiles(ctx context.Context, s step) error {
 		return err
 	}
 	b.changed = true
-	return b.copyIn(ctx, s.copy, dest, files)
+	return b.copyIn(ctx, s.Copy, dest, files)
 }
 
 // setWorkdir changes the directory in which steps and sandboxes begin, and makes it if need be.
-func (b *box) setWorkdir(ctx context.Context, s step) error {
-	dir, err := expand(s.dir, b.lookUp)
+func (b *box) setWorkdir(ctx context.Context, s step.Step) error {
+	dir, err := step.Expand(s.Dir, b.lookUp)
 	if err != nil {
 		return err
 	}
@@ -156,7 +157,7 @@ func (b *box) absolute(ctx context.Context, dir string) (string, error) {
 		return "", blame(ctx, err)
 	}
 	home := res.Msg.GetEntry().GetPath()
-	if !path.IsAbs(home) || !plain(home) || len(home) > maxPath {
+	if !path.IsAbs(home) || !step.Plain(home) || len(home) > step.MaxPath {
 		return "", invalid("the home of %s is no directory", b.place.user)
 	}
 	return path.Join(home, rest), nil
@@ -174,8 +175,8 @@ mkdir -p /etc/sudoers.d && printf '%%s ALL=(ALL:ALL) NOPASSWD: ALL\n' %[1]s >/et
 var numeric = regexp.MustCompile(`^[0-9]+(:[0-9]+)?$`)
 
 // setUser changes who steps and sandboxes run as. Accounts that are numbers need not be there.
-func (b *box) setUser(ctx context.Context, s step) error {
-	user := s.user
+func (b *box) setUser(ctx context.Context, s step.Step) error {
+	user := s.User
 	if !numeric.MatchString(user) {
 		user, _, _ = strings.Cut(user, ":") // its groups are the account's
 		if err := b.open(ctx); err != nil {
@@ -183,16 +184,16 @@ func (b *box) setUser(ctx context.Context, s step) error {
 		}
 		b.changed = true // perhaps
 		if _, err := collect(ctx, b.guest, fmt.Sprintf(addUser, user)); err != nil {
-			return saidError{fmt.Sprintf("step %d, %s: %s", s.number, s.text(), tidy(err.Error()))}
+			return saidError{fmt.Sprintf("step %d, %s: %s", s.Number, s.Text(), tidy(err.Error()))}
 		}
 	}
-	if s.sudo {
+	if s.Sudo {
 		if err := b.open(ctx); err != nil {
 			return err
 		}
 		b.changed = true
-		if _, err := collect(ctx, b.guest, fmt.Sprintf(addSudo, user, s.number)); err != nil {
-			return saidError{fmt.Sprintf("step %d, %s: %s", s.number, s.text(), tidy(err.Error()))}
+		if _, err := collect(ctx, b.guest, fmt.Sprintf(addSudo, user, s.Number)); err != nil {
+			return saidError{fmt.Sprintf("step %d, %s: %s", s.Number, s.Text(), tidy(err.Error()))}
 		}
 	}
 	b.place.user = user

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/build/step"
 	"github.com/firebreak-dev/firebreak/internal/guest"
 	"github.com/firebreak-dev/firebreak/internal/image"
 	"github.com/firebreak-dev/firebreak/internal/image/rootfs"
@@ -86,7 +87,7 @@ type chain struct {
 func (j *job) chainOf(b base) chain {
 	c := chain{keys: []string{key("steps", b.key)}}
 	for _, s := range j.steps {
-		c.keys = append(c.keys, key(c.keys[len(c.keys)-1], string(s.identity())))
+		c.keys = append(c.keys, key(c.keys[len(c.keys)-1], string(s.Identity())))
 	}
 	return c
 }
@@ -119,8 +120,8 @@ func (j *job) assemble(ctx context.Context, b base) (image.Template, string, err
 		return image.Template{}, "", stepError{StepBase, err}
 	}
 	for _, s := range j.steps[:done] {
-		j.log.begin(strconv.Itoa(s.number))
-		j.log.add(LevelInfo, "CACHED [%d/%d] %s", s.number, len(j.steps), s.text())
+		j.log.begin(strconv.Itoa(s.Number))
+		j.log.add(LevelInfo, "CACHED [%d/%d] %s", s.Number, len(j.steps), s.Text())
 	}
 	last := c.keys[len(j.steps)]
 	if from.Name != "" && done == len(j.steps) {
@@ -145,17 +146,17 @@ func (j *job) runSteps(ctx context.Context, b *box, c chain, done int) (image.Te
 	}
 	since := time.Duration(0)
 	for _, s := range j.steps[done:] {
-		number := strconv.Itoa(s.number)
+		number := strconv.Itoa(s.Number)
 		j.log.begin(number)
-		j.log.add(LevelInfo, "[%d/%d] %s", s.number, len(j.steps), s.text())
+		j.log.add(LevelInfo, "[%d/%d] %s", s.Number, len(j.steps), s.Text())
 		start := time.Now()
 		if err := b.do(ctx, s); err != nil {
 			return image.Template{}, stepError{number, err}
 		}
-		if since += time.Since(start); since < j.worth || !j.changesLater(s.number) {
+		if since += time.Since(start); since < j.worth || !j.changesLater(s.Number) {
 			continue
 		}
-		kept, err := b.keep(ctx, c.keys[s.number])
+		kept, err := b.keep(ctx, c.keys[s.Number])
 		if err != nil {
 			return image.Template{}, stepError{number, err}
 		}
@@ -173,7 +174,7 @@ func (j *job) runSteps(ctx context.Context, b *box, c chain, done int) (image.Te
 // changesLater reports whether a step after number changes files: if not, the image after all steps holds no more.
 func (j *job) changesLater(number int) bool {
 	for _, s := range j.steps[number:] {
-		if s.kind == kindRun || s.kind == kindCopy {
+		if s.Kind == step.KindRun || s.Kind == step.KindCopy {
 			return true
 		}
 	}
@@ -316,18 +317,18 @@ func (b *box) makeDirs(ctx context.Context, dir string) error {
 }
 
 // copyIn sends the files of an upload into the sandbox.
-func (b *box) copyIn(ctx context.Context, c copyArgs, dest string, files io.Reader) error {
-	u, err := openUpload(files, c.source, b.job.cfg.ImageBytes)
+func (b *box) copyIn(ctx context.Context, c step.Copy, dest string, files io.Reader) error {
+	u, err := step.OpenUpload(files, c.Source, b.job.cfg.ImageBytes)
 	if err != nil {
 		return err
 	}
 	r, w := io.Pipe()
 	wrote := make(chan error, 1)
 	go func() {
-		err := u.writeTo(w)
+		err := u.Pass(w)
 		wrote <- errors.Join(err, w.CloseWithError(err))
 	}()
-	to := guest.Import{Path: dest, Cwd: b.place.dir, User: b.place.user, Owner: c.owner, Mode: c.mode, Single: u.single()}
+	to := guest.Import{Path: dest, Cwd: b.place.dir, User: b.place.user, Owner: c.Owner, Mode: c.Mode, Single: u.Single()}
 	err = b.guest.Import(ctx, to, r)
 	_ = r.CloseWithError(errors.New("the sandbox takes no more")) // so that the other end does not wait for ever
 	if uploadErr := <-wrote; firebreak.KindOf(uploadErr) == firebreak.KindInvalid || firebreak.KindOf(uploadErr) == firebreak.KindExhausted {

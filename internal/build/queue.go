@@ -12,6 +12,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/auth"
+	"github.com/firebreak-dev/firebreak/internal/build/step"
 	"github.com/firebreak-dev/firebreak/internal/store"
 )
 
@@ -22,7 +23,7 @@ type job struct {
 	build    store.Build
 	template store.Template
 	spec     Spec
-	steps    []step
+	steps    []step.Step
 	log      *buildLog
 	running  bool                    // guarded by Engine.mu
 	cancel   context.CancelCauseFunc // ends ctx

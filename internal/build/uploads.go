@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/build/step"
 )
 
 const (
@@ -98,7 +99,7 @@ func (e *Engine) Upload(ctx context.Context, template, hash string) (Upload, err
 	if err != nil {
 		return Upload{}, err
 	}
-	if !hashPattern.MatchString(hash) {
+	if !step.IsHash(hash) {
 		return Upload{}, invalid("%.80q is no SHA-256 in hexadecimal", hash)
 	}
 	now := time.Now()

@@ -182,6 +182,9 @@ func (i *importer) entry(h *tar.Header, data io.Reader) error {
 	}
 	switch h.Typeflag {
 	case tar.TypeReg:
+		if isSparse(h) {
+			return refuse("it has holes, which the archive says are as large as it likes")
+		}
 		return i.file(at, h, data)
 	case tar.TypeSymlink:
 		if err := os.Symlink(h.Linkname, at); err != nil {
@@ -193,6 +196,16 @@ func (i *importer) entry(h *tar.Header, data io.Reader) error {
 		return i.link(at, h.Linkname)
 	}
 	return refuse("it is of a kind that no step copies")
+}
+
+// isSparse reports whether a file has holes, which are not in the archive. The host sends none.
+func isSparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // clear removes what an entry replaces.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -197,6 +198,19 @@ func TestImportRefuses(t *testing.T) {
 	write(t, file, "", 0o600)
 	if err := Import(t.Context(), archiveOf(t, "file a x"), self(Target{Path: file + "/below", Mode: -1})); err == nil {
 		t.Error("a place below a file was taken")
+	}
+}
+
+// TestImportOfHoles: a file with holes would be as large as its archive says.
+func TestImportOfHoles(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.WriteFile(dir+"/a", nil, 0o600), os.Truncate(dir+"/a", 1<<40))
+	for _, format := range []string{"pax", "gnu"} {
+		data, err := exec.Command("tar", "--create", "--sparse", "--format="+format, "--directory="+dir, "a").Output()
+		must(t, err)
+		if err := Import(t.Context(), bytes.NewReader(data), self(Target{Path: dir + "/to", Mode: -1})); !errors.Is(err, errRefused) {
+			t.Errorf("%s: %v", format, err)
+		}
 	}
 }
 

@@ -1,14 +1,14 @@
-package build
+package step
 
 import "strings"
 
 // maxExpanded bounds a value: each variable in it may be as long as all.
 const maxExpanded = 64 << 10
 
-// expand puts the values of variables into the value of another one, as a Dockerfile does: $name, ${name},
+// Expand puts the values of variables into the value of another one, as a Dockerfile does: $name, ${name},
 // ${name:-what if it is unset or empty} and ${name:+what if it is not}. A backslash before a dollar keeps it. Nothing else means
 // anything, and nothing is run.
-func expand(value string, lookUp func(name string) string) (string, error) {
+func Expand(value string, lookUp func(name string) string) (string, error) {
 	var b strings.Builder
 	for len(value) > 0 {
 		at := strings.IndexAny(value, `\$`)

@@ -1,4 +1,4 @@
-package build
+package step
 
 import (
 	"archive/tar"
@@ -21,9 +21,9 @@ const (
 	maxNames   = 64 << 20 // bytes of all names
 )
 
-// upload reads the archive that a client sent for a step. All of it is hostile: it is bounded here, and what of it goes
-// into a sandbox is written anew.
-type upload struct {
+// Upload reads the archive that a client sent for a step. It is bounded here, and what of it goes into a sandbox is
+// written anew.
+type Upload struct {
 	tar    *tar.Reader
 	source string
 	limit  int64 // bytes that it may unpack to
@@ -41,8 +41,9 @@ func badUpload(format string, args ...any) error {
 	return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "read the uploaded files", Err: fmt.Errorf(format, args...)}
 }
 
-// openUpload finds the first entry that belongs to source.
-func openUpload(r io.Reader, source string, limit int64) (*upload, error) {
+// OpenUpload opens an archive, compressed or not, that unpacks to limit bytes at most. KindInvalid if nothing in it belongs to
+// source.
+func OpenUpload(r io.Reader, source string, limit int64) (*Upload, error) {
 	in := bufio.NewReaderSize(r, 64<<10)
 	var plain io.Reader = in
 	if magic, err := in.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
@@ -52,7 +53,7 @@ func openUpload(r io.Reader, source string, limit int64) (*upload, error) {
 		}
 		plain = z
 	}
-	u := &upload{source: source, limit: limit, links: map[string]bool{}, regular: map[string]bool{}}
+	u := &Upload{source: source, limit: limit, links: map[string]bool{}, regular: map[string]bool{}}
 	u.tar = tar.NewReader(&bounded{plain, limit})
 	if err := u.advance(); err != nil {
 		return nil, err
@@ -82,8 +83,8 @@ func tooLarge() error {
 		Err: errors.New("they unpack to more than they may"), Mend: "copy less"}
 }
 
-// single returns the name of the entry if source is one file or link, and "" if it is a directory.
-func (u *upload) single() string {
+// Single returns the name of the entry if source is one file or link, and "" if it is a directory.
+func (u *Upload) Single() string {
 	if u.rel == "." && u.next.Typeflag != tar.TypeDir {
 		return path.Base(u.source)
 	}
@@ -91,7 +92,7 @@ func (u *upload) single() string {
 }
 
 // advance goes on to the next entry that belongs to source; next is nil after the last one.
-func (u *upload) advance() error {
+func (u *Upload) advance() error {
 	for {
 		h, err := u.tar.Next()
 		if errors.Is(err, io.EOF) {
@@ -125,8 +126,8 @@ func damaged(err error) error {
 }
 
 // below returns a name as it is below source.
-func (u *upload) below(name string) (rel string, ok bool, err error) {
-	if len(name) > maxPath || !plain(name) || path.IsAbs(name) || strings.Count(name, "/") > maxDepth {
+func (u *Upload) below(name string) (rel string, ok bool, err error) {
+	if len(name) > MaxPath || !Plain(name) || path.IsAbs(name) || strings.Count(name, "/") > maxDepth {
 		return "", false, badUpload("%.60q is no name for a file", name)
 	}
 	clean := path.Clean(name)
@@ -144,10 +145,10 @@ func (u *upload) below(name string) (rel string, ok bool, err error) {
 	return "", false, nil
 }
 
-// writeTo writes an archive with the entries that belong to source, under their names below it.
-func (u *upload) writeTo(w io.Writer) error {
+// Pass writes an archive with the entries that belong to source, under their names below it.
+func (u *Upload) Pass(w io.Writer) error {
 	out := tar.NewWriter(w)
-	single := u.single()
+	single := u.Single()
 	for u.next != nil {
 		if err := u.pass(out, single); err != nil {
 			return err
@@ -160,7 +161,7 @@ func (u *upload) writeTo(w io.Writer) error {
 }
 
 // pass passes one entry on.
-func (u *upload) pass(out *tar.Writer, single string) error {
+func (u *Upload) pass(out *tar.Writer, single string) error {
 	name := u.rel
 	if single != "" {
 		if u.rel != "." || len(u.regular)+len(u.links) > 0 {
@@ -184,7 +185,7 @@ func (u *upload) pass(out *tar.Writer, single string) error {
 	case tar.TypeDir:
 		h.Name += "/"
 	case tar.TypeSymlink:
-		if h.Linkname = u.next.Linkname; h.Linkname == "" || len(h.Linkname) > maxTarget || !plain(h.Linkname) {
+		if h.Linkname = u.next.Linkname; h.Linkname == "" || len(h.Linkname) > maxTarget || !Plain(h.Linkname) {
 			return badUpload("the symbolic link %.60q leads nowhere", name)
 		}
 		u.links[name] = true

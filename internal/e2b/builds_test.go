@@ -334,7 +334,7 @@ func TestBuiltTemplatesAsOthersAre(t *testing.T) {
 		b.ask("other", s[0], s[1], s[2]).want(t, "another tenant: "+s[0]+" "+s[1], 404)
 		b.ask("nobody", s[0], s[1], s[2]).want(t, "nobody: "+s[0]+" "+s[1], 401)
 	}
-	b.ask("acme", "PATCH", "/v2/templates/app", object{"public": true}).want(t, "make it public", 200, `"names":["app"]`)
+	b.ask("acme", "PATCH", "/v2/templates/app", object{"public": true}).want(t, "make it public", 200, `"names":["acme/app"]`)
 	b.ask("other", "GET", "/templates/aliases/acme%2Fapp", nil).want(t, "a public one", 200, `"public":true`)
 	b.ask("other", "GET", "/templates/"+r.TemplateID, nil).want(t, "a public one", 200, `"builds":[]`)
 	b.ask("other", "DELETE", "/templates/"+r.TemplateID, nil).want(t, "delete a public one", 403)

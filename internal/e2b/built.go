@@ -65,7 +65,7 @@ func (d *Door) builtView(ctx context.Context, t store.Template) (templateView, [
 		disk = t.Limits.Disk >> 20
 	}
 	v := templateView{
-		TemplateID: t.ID, Names: []string{t.Name}, Aliases: []string{t.Name}, BuildID: t.Tags[build.DefaultTag].Build, BuildStatus: "waiting",
+		TemplateID: t.ID, Names: []string{nameFor(t)}, Aliases: []string{t.Name}, BuildID: t.Tags[build.DefaultTag].Build, BuildStatus: "waiting",
 		BuildCount: t.Builds, Public: t.Public || t.Tenant == "", CPUCount: cpus, MemoryMB: memory, DiskSizeMB: disk,
 		EnvdVersion: d.cfg.EnvdVersion, CreatedAt: t.Created, UpdatedAt: t.Updated,
 	}
@@ -177,11 +177,20 @@ func (d *Door) patchBuilt(w http.ResponseWriter, r *http.Request, t store.Templa
 		return err
 	}
 	if body.Public != nil {
-		if _, err := d.cfg.Built.SetPublic(r.Context(), t.ID, *body.Public); err != nil {
+		var err error
+		if t, err = d.cfg.Built.SetPublic(r.Context(), t.ID, *body.Public); err != nil {
 			return err
 		}
 	}
-	return answerJSON(w, http.StatusOK, map[string][]string{"names": {t.Name}})
+	return answerJSON(w, http.StatusOK, map[string][]string{"names": {nameFor(t)}})
+}
+
+// nameFor is what those call a template who may use it: others than its owner put his ID before it.
+func nameFor(t store.Template) string {
+	if t.Public && t.Tenant != "" {
+		return t.Tenant + "/" + t.Name
+	}
+	return t.Name
 }
 
 func noTags() error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -208,7 +209,8 @@ func (j *job) pulled(ctx context.Context, ref string) (image.Template, error) {
 	if j.spec.Username != "" {
 		tenant = j.build.Tenant
 	}
-	k := key("image", ref, j.spec.Username)
+	// What the operator got, perhaps with the host's own logins, is for no tenant.
+	k := key("image", ref, j.spec.Username, strconv.FormatBool(j.by.Operator))
 	if !j.spec.Force {
 		if t, ok, err := j.layer(ctx, tenant, k); ok || err != nil {
 			return t, err

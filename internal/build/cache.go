@@ -168,3 +168,44 @@ func (e *Engine) collect(ctx context.Context) error {
 	_, _, err = e.cfg.Images.Collect(ctx, func(digest string) bool { return used[digest] })
 	return err
 }
+
+// prune forgets the oldest builds of a template, and those that nobody started.
+func (e *Engine) prune(template string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.ctx), cleanTimeout)
+	defer cancel()
+	if err := e.pruneBuilds(ctx, template); err != nil {
+		e.log.Warn("forget old builds", "template", template, "err", err)
+	}
+}
+
+func (e *Engine) pruneBuilds(ctx context.Context, template string) error {
+	t, err := e.cfg.Store.Template(ctx, template)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	all, err := e.cfg.Store.Builds(ctx, template)
+	if err != nil {
+		return err
+	}
+	used := map[string]bool{}
+	for _, tag := range t.Tags {
+		used[tag.Build] = true
+	}
+	finished := 0
+	for _, b := range all {
+		forgotten := b.State == store.BuildRequested && time.Since(b.Created) > maxRequested
+		if !b.Finished.IsZero() {
+			finished++
+		}
+		if used[b.ID] || !forgotten && finished <= keptBuilds || b.Finished.IsZero() && !forgotten {
+			continue
+		}
+		if err := errors.Join(removeLog(e.cfg.Dir, b.ID), e.cfg.Store.DeleteBuild(ctx, b.ID)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -172,6 +172,7 @@ func TestFromImage(t *testing.T) {
 	l.small()
 	host = l.serveRegistry()
 	ctx := as(t, "acme")
+	l.mustBuild(operator(t.Context()), "operators", Spec{FromImage: host + "/o/small:1", Steps: runs("true")}) // what he got is not for tenants
 	denied := l.run(ctx, "app", Spec{FromImage: host + "/o/small:1"})
 	if denied.State != store.BuildFailed || denied.Step != StepBase || !strings.Contains(denied.Reason, "not on the public Internet") {
 		t.Errorf("a registry of this host: %s: %s", denied.State, denied.Reason)
@@ -480,4 +481,47 @@ func TestRecover(t *testing.T) {
 		t.Errorf("what it had kept is gone: %v", err)
 	}
 	must(t, lock.close())
+}
+
+func TestOldBuildsAreForgotten(t *testing.T) {
+	l := newLab(t, "process", nil)
+	l.small()
+	ctx := as(t, "acme")
+	first := l.mustBuild(ctx, "app:first", Spec{FromTemplate: "small"})
+	_, asked, err := l.Request(ctx, Request{Name: "app"})
+	must(t, err)
+	_, forgotten, err := l.Request(ctx, Request{Name: "app"})
+	must(t, err)
+	_, err = l.store.UpdateBuild(ctx, forgotten.ID, func(b *store.Build) error { b.Created = b.Created.Add(-2 * maxRequested); return nil })
+	must(t, err)
+	for range keptBuilds + 2 {
+		l.mustBuild(ctx, "app", Spec{FromTemplate: "small"})
+	}
+	must(t, l.pruneBuilds(ctx, first.template.ID))
+	all, err := l.Builds(ctx, "app")
+	must(t, err)
+	has := func(id string) bool { return slices.ContainsFunc(all, func(b store.Build) bool { return b.ID == id }) }
+	if len(all) != keptBuilds+2 || !has(first.ID) || !has(asked.ID) || has(forgotten.ID) {
+		t.Errorf("%d builds are told of: %v", len(all), all)
+	}
+	logs, err := os.ReadDir(filepath.Join(l.cfg.Dir, "logs"))
+	if err != nil || len(logs) != keptBuilds+1 {
+		t.Errorf("%d logs, %v", len(logs), err)
+	}
+}
+
+// TestDeletedWhileBuilt: a build that ends after its template is gone leaves no name behind.
+func TestDeletedWhileBuilt(t *testing.T) {
+	l := newLab(t, "process", nil)
+	l.small()
+	ctx := as(t, "acme")
+	b := l.mustBuild(ctx, "app", Spec{FromTemplate: "small"})
+	must(t, l.store.DeleteTemplate(ctx, b.template.ID))
+	j := &job{Engine: l.Engine, build: b.Build, template: b.template}
+	if err := j.publish(ctx, image.Template{Name: "small"}, base{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+	if _, err := l.images.Get("acme/app:default"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its image has a name: %v", err)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"strconv"
 	"time"
@@ -27,8 +28,8 @@ const (
 	// spare is how much longer the sandbox lives than its build may: it is for the case that nobody is left to end it.
 	spare = 5 * time.Minute
 
-	// maxFiles bounds what a template may hold.
-	maxFiles = 1_000_000
+	// maxFiles bounds what a template may hold, and so what the host needs of memory to make it.
+	maxFiles = 500_000
 )
 
 // make is the whole build.
@@ -75,7 +76,13 @@ func (j *job) publish(ctx context.Context, made image.Template, b base) error {
 			return err
 		}
 	}
-	return j.setTags(ctx, j.template.ID, j.build.Tags, j.build.ID)
+	err := j.setTags(ctx, j.template.ID, j.build.Tags, j.build.ID)
+	if errors.Is(err, fs.ErrNotExist) { // it was deleted, and with it the names that there were then
+		for _, tag := range j.build.Tags {
+			err = errors.Join(err, j.deleteImage(ImageName(j.template.Tenant, j.template.Name, tag)))
+		}
+	}
+	return err
 }
 
 // progress of a chain of steps: how many of them an image has.

@@ -204,6 +204,7 @@ func (j *job) work() {
 		err = stepError{at.step, context.Cause(ctx)}
 	}
 	j.finish(j, err)
+	j.prune(j.build.Template)
 	j.tidyUp()
 }
 

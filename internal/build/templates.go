@@ -21,8 +21,9 @@ type Request struct {
 }
 
 const (
-	maxRequests = 50              // builds of a tenant that were asked for and not started
-	keptBuilds  = 20              // finished ones of a template that are told of
+	maxRequests = 50              // builds of a tenant that were lately asked for and not started
+	lately      = time.Hour       // as long as an upload may take to begin
+	keptBuilds  = 20              // finished ones of a template that are told of, beside those that tags lead to
 	busyWait    = 5 * time.Second // until another try is worth it
 )
 
@@ -70,7 +71,7 @@ func (e *Engine) mayRequest(ctx context.Context, tenant string) error {
 	}
 	open := 0
 	for _, b := range unfinished {
-		if b.Tenant == tenant {
+		if b.Tenant == tenant && (b.State != store.BuildRequested || time.Since(b.Created) < lately) {
 			open++
 		}
 	}

@@ -220,6 +220,11 @@ func TestBuiltTemplates(t *testing.T) {
 			t.Errorf("%s: %+v", asked, sb)
 		}
 	}
+	for filter, want := range map[string]int{"id1": 2, "own": 2, "own:default": 2, "host": 1, "id2": 0} {
+		if got, _, _ := w.list("acme", "/v2/sandboxes?template="+filter); len(got) != want {
+			t.Errorf("%d sandboxes of %s, want %d", len(got), filter, want)
+		}
+	}
 	w.ask("acme", "POST", "/v2/sandboxes", object{"templateID": "id2"}).want(t, "another id", 404)
 	w.ask("acme", "POST", "/v2/sandboxes", object{"templateID": "broken"}).want(t, "broken", 500)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,10 +26,11 @@ const (
 type listing struct {
 	states   []firebreak.State
 	metadata [][2]string // all pairs must be there
-	template string
-	after    time.Time // started later
-	asc      bool      // the oldest first
-	limit    int       // 0: all
+	template string      // as the caller calls it
+	image    string      // what that is called in the store; empty: there is none
+	after    time.Time   // started then or later
+	asc      bool        // the oldest first
+	limit    int         // 0: all
 	from     cursor
 }
 
@@ -50,6 +52,9 @@ func (d *Door) serveList(v version) handler {
 			return err
 		}
 		all = slices.DeleteFunc(all, isBuildBox)
+		if res, err := d.resolve(r.Context(), by, l.template); err == nil && res.note == "" {
+			l.image = res.name
+		} // else it may have been deleted, or be another one now
 		running := 0
 		for _, rec := range all {
 			if rec.State == firebreak.StateRunning {
@@ -205,11 +210,26 @@ func (l listing) page(by auth.Caller, all []store.Record) ([]store.Record, strin
 	return found, at(found[l.limit-1]).encode(l.asc)
 }
 
-func (l listing) passes(by auth.Caller, rec store.Record) bool {
-	if !slices.Contains(l.states, rec.State) || !rec.Created.After(l.after) {
+// startsFrom reports whether a sandbox is of the template that is asked for. Without a tag that is any of its tags.
+func (l listing) startsFrom(by auth.Caller, rec store.Record) bool {
+	switch {
+	case l.template == "", l.template == shown(by, rec.Template), l.template == rec.Annotations[noteTemplate]:
+		return true
+	case l.image == "":
 		return false
+	case strings.Contains(path.Base(l.template), ":"):
+		return rec.Template == l.image
 	}
-	if l.template != "" && l.template != shown(by, rec.Template) && l.template != rec.Annotations[noteTemplate] {
+	return untagged(rec.Template) == untagged(l.image)
+}
+
+func untagged(name string) string {
+	base, _, _ := strings.Cut(path.Base(name), ":")
+	return strings.TrimSuffix(name, path.Base(name)) + base
+}
+
+func (l listing) passes(by auth.Caller, rec store.Record) bool {
+	if !slices.Contains(l.states, rec.State) || rec.Created.Before(l.after) || !l.startsFrom(by, rec) {
 		return false
 	}
 	for _, pair := range l.metadata {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/firebreak-dev/firebreak/internal/auth"
+	"github.com/firebreak-dev/firebreak/internal/store"
 )
 
 // FuzzMetadata holds that what clients encode comes out as it was, and that no filter is an endless one.
@@ -155,4 +156,21 @@ func FuzzTemplateName(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestStartsFrom(t *testing.T) {
+	acme := auth.Caller{Tenant: auth.Tenant{ID: "acme"}}
+	for _, c := range []struct {
+		template, image, of string
+		want                bool
+	}{
+		{"", "", "host", true}, {"host", "host", "host", true}, {"gone", "", "acme/gone:default", true}, {"other", "", "host", false},
+		{"own", "acme/own:v1", "acme/own:v1", true}, {"own", "acme/own:default", "acme/own:v1", true}, {"id1", "acme/own:v1", "acme/own:v2", true},
+		{"own:v1", "acme/own:v1", "acme/own:v1", true}, {"own:v1", "acme/own:v1", "acme/own:v2", false}, {"own", "acme/own:v1", "acme/owner:v1", false},
+	} {
+		l := listing{template: c.template, image: c.image}
+		if got := l.startsFrom(acme, store.Record{Template: c.of}); got != c.want {
+			t.Errorf("%q, which is %q, of %q: %t", c.template, c.image, c.of, got)
+		}
+	}
 }

@@ -51,7 +51,7 @@ async def main():
             assert (await do(files.get_info(path))).name == name
         assert len(await do(files.list("/tmp/names"))) == 10
         assert (await do(files.write("here.txt", "x"))).path == "/home/user/here.txt"
-        assert (await do(files.write("here.txt", "x", user="root"))).path == "/root/here.txt"
+        assert (await do(files.write("~/here.txt", "x", user="root"))).path == "/root/here.txt"
 
     await check("names of all kinds", names)
 

@@ -83,6 +83,8 @@ func TestCacheIsBounded(t *testing.T) {
 	ctx := as(t, "acme")
 	l.mustBuild(ctx, "app", Spec{FromTemplate: "small", Steps: runs("echo 1 >~/x")})
 	l.mustBuild(ctx, "app", Spec{FromTemplate: "small", Steps: runs("echo 2 >~/x")})
+	must(t, l.Engine.Close()) // when it returns, what it does at the end of a build is done
+	l.open(func(c *Config) { c.Cache = 1 })
 	all, err := l.store.Layers(ctx)
 	must(t, err)
 	for _, layer := range all {

@@ -203,6 +203,11 @@ func (c cli) templates(string) {
 	id := c.create("by-cli")
 	c.says([]string{"hello", "docker"}, "sandbox", "exec", id, "sh", "-c", "cat /opt/copied; echo $FLAVOUR")
 	c.must("sandbox", "kill", id)
+	c.must("template", "publish", "-y", "by-cli")
+	c.must("template", "unpublish", "-y", "by-cli")
+	if _, errs, status := c.run("", "sandbox", "snapshot", "list"); status == 0 || !strings.Contains(errs, "501") {
+		c.t.Errorf("e2b sandbox snapshot list: status %d, %s", status, errs)
+	}
 	c.must("template", "delete", "-y", "by-cli")
 	if out := c.must("template", "list", "--format", "json"); strings.Contains(out, "by-cli") {
 		c.t.Errorf("still listed: %s", out)

@@ -99,6 +99,8 @@ await check('a step that fails', async () => {
 await check('what cannot be built', async () => {
   await assert.rejects(Template.build(open().fromTemplate('there-is-no-such-template'), `${name}-bad`), (e) => e instanceof BuildError || e instanceof TemplateError)
   await assert.rejects(Template.build(open().fromImage('127.0.0.1:1/nothing:here'), `${name}-bad`), BuildError)
+  const aws = open().fromAWSRegistry('1.dkr.ecr.eu-west-1.amazonaws.com/i', { accessKeyId: 'a', secretAccessKey: 's', region: 'eu-west-1' })
+  await assert.rejects(Template.build(aws, `${name}-bad`), (e) => e instanceof BuildError && /501/.test(e.message))
   await assert.rejects(Template.getBuildStatus({ templateId: 'nothing', buildId: '00000000-0000-0000-0000-000000000000' }), BuildError)
   assert.throws(() => open().fromTemplate('base').copy('../outside', '/'), TemplateError)
 })

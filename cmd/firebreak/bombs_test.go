@@ -68,7 +68,8 @@ func (a alone) explode(t *testing.T, isolation string, b bomb) {
 	args := append([]string{"run", "-q", "--isolation", isolation}, strings.Fields(b.flags)...)
 	out, errs, status := a.run(append(args, "--", "bash", "-c", b.script)...)
 	if status != b.status || !strings.Contains(out, b.stdout) || !strings.Contains(errs, b.says) {
-		t.Errorf("status %d, want %d; printed %.300q, want %q; said, want %q:\n%.2000s", status, b.status, out, b.stdout, b.says, errs)
+		t.Errorf("status %d, want %d; printed %.300q, want %q; said, want %q:\n%s", status, b.status, out, b.stdout, b.says,
+			errs[max(0, len(errs)-2000):]) // the reason comes last
 	}
 	if ids := a.must("ls", "-aq"); strings.Count(ids, "\n") != 1 {
 		t.Errorf("beside the neighbour there are sandboxes: %q", ids)

@@ -46,18 +46,33 @@ func (b *box) record() store.Record {
 func (b *box) note(rec store.Record) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.noteLocked(rec)
+}
+
+// learn is note for what began to be read at some time: what was noted since is newer.
+func (b *box) learn(rec store.Record, at time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.known.After(at) {
+		b.noteLocked(rec)
+	}
+}
+
+func (b *box) noteLocked(rec store.Record) {
 	b.rec, b.known = rec, time.Now()
 	if b.due != nil {
 		b.dueLocked()
 	}
 }
 
-// belong is note for what has just become somebody's.
-func (b *box) belong(rec store.Record, release func()) {
-	b.note(rec)
+// charge has a sandbox that has become somebody's count for its tenant until it ends, which it may have done already.
+func (m *Manager) charge(b *box, release func()) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.release = release
+	b.mu.Unlock()
+	if m.box(b.record().ID) != b {
+		release()
+	}
 }
 
 func (b *box) stale() bool {
@@ -220,9 +235,10 @@ func (m *Manager) timeUp(b *box) bool {
 
 // refresh reads what is known of b anew.
 func (m *Manager) refresh(ctx context.Context, b *box) error {
+	at := time.Now()
 	rec, err := m.cfg.Store.Find(ctx, everybody(), string(b.record().ID))
 	if err == nil {
-		b.note(rec)
+		b.learn(rec, at)
 	}
 	return err
 }

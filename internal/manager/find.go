@@ -60,8 +60,7 @@ func (m *Manager) lost(ctx context.Context, rec store.Record) (store.Record, err
 }
 
 // List returns all sandboxes that the caller may see, the oldest first, those that ended too but none that lies in a
-// pool. It waits until what earlier processes left has
-// been seen to, so that it shows what there is.
+// pool. It waits until what earlier processes left has been seen to, so that it shows what there is.
 func (m *Manager) List(ctx context.Context) ([]store.Record, error) {
 	ctx, done, err := m.begin(ctx)
 	if err != nil {
@@ -102,9 +101,10 @@ func (m *Manager) Find(ctx context.Context, ref string) (store.Record, error) {
 			return rec, nil
 		}
 	}
+	at := time.Now()
 	rec, err := m.cfg.Store.Find(ctx, by, ref)
 	if b := m.box(rec.ID); err == nil && b != nil {
-		b.note(rec)
+		b.learn(rec, at)
 	}
 	return rec, err
 }

@@ -88,8 +88,8 @@ type pools struct {
 
 func newPools() *pools { return &pools{slots: make(chan struct{}, max(1, runtime.NumCPU()/2))} }
 
-// yield waits while somebody claims, who is waited for; the one who takes its place in the pool is not. Not for long,
-// though: there may always be somebody.
+// yield waits while somebody claims: a client waits for that, and nobody for what refills the pool. It does not wait for
+// long, as there may always be somebody.
 func (p *pools) yield() {
 	for end := time.Now().Add(yieldAtMost); p.claiming.Load() > 0 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
@@ -116,10 +116,11 @@ func (m *Manager) SetPools(ctx context.Context, want []Pool) error {
 	if err := completePools(want); err != nil {
 		return err
 	}
+	have := m.pools.list()
 	var keep, fresh, old []*ahead
 	for _, ask := range want {
-		if i := slices.IndexFunc(m.pools.list(), func(a *ahead) bool { return reflect.DeepEqual(a.ask, ask) }); i >= 0 {
-			keep = append(keep, m.pools.list()[i])
+		if i := slices.IndexFunc(have, func(a *ahead) bool { return reflect.DeepEqual(a.ask, ask) }); i >= 0 {
+			keep = append(keep, have[i])
 			continue
 		}
 		a, err := m.newAhead(ask)
@@ -128,7 +129,7 @@ func (m *Manager) SetPools(ctx context.Context, want []Pool) error {
 		}
 		fresh = append(fresh, a)
 	}
-	for _, a := range m.pools.list() {
+	for _, a := range have {
 		if !slices.Contains(keep, a) {
 			old = append(old, a)
 		}
@@ -330,8 +331,12 @@ func (m *Manager) handOver(ctx context.Context, b *box, p plan) (store.Record, e
 	if err != nil {
 		return b.record(), err
 	}
-	b.belong(rec, p.release)
-	return rec, m.tell(ctx, b.guest, rec)
+	b.note(rec)
+	if err := m.tell(ctx, b.guest, rec); err != nil {
+		return rec, err
+	}
+	m.charge(b, p.release)
+	return rec, nil
 }
 
 // Pools returns what there is of pools.

@@ -1,9 +1,13 @@
 package manager
 
 import (
+	"context"
 	"errors"
+	"io/fs"
+	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -238,5 +242,63 @@ func TestClaimsCount(t *testing.T) {
 			t.Fatal(err)
 		}
 		ready(t, m, 2)
+	}
+}
+
+// cutOff makes sandboxes whose agents cannot be reached any more once that is said.
+type cutOff struct {
+	driver.Driver
+	cut *atomic.Bool
+}
+
+type cutOffBox struct {
+	driver.Sandbox
+	cut func() bool
+}
+
+func (d cutOff) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, error) {
+	sb, err := d.Driver.Create(ctx, spec)
+	born := d.cut.Load() // what is made later can be reached
+	return cutOffBox{sb, func() bool { return !born && d.cut.Load() }}, err
+}
+
+func (b cutOffBox) Dial(ctx context.Context) (net.Conn, error) {
+	if b.cut() {
+		return nil, fs.ErrNotExist
+	}
+	return b.Sandbox.Dial(ctx)
+}
+
+func (b cutOffBox) Unwrap() driver.Sandbox { return b.Sandbox }
+
+// A sandbox that does not answer when it is claimed is replaced by one that is made, which counts for its tenant.
+func TestAClaimThatFails(t *testing.T) {
+	h := newHost(t)
+	d := cutOff{h.fake, &atomic.Bool{}}
+	m := h.process(t, func(c *Config) { c.Drivers = drivers{"fake": d} })
+	if err := m.SetPools(operator(t.Context()), []Pool{{Min: 1, Max: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, m, 1)
+	d.cut.Store(true)
+	m.mu.Lock()
+	for _, b := range m.boxes {
+		b.guest.Close() // it would go on with the stream that it has
+	}
+	m.mu.Unlock()
+	one := tenant(t.Context(), "one", auth.Limits{Sandboxes: 1})
+	rec, timings, err := m.Create(one, Request{})
+	if err != nil || timings.Pool != "" || rec.Tenant != "one" {
+		t.Fatalf("%+v, %+v, %v", rec, timings, err)
+	}
+	var limit *auth.LimitError
+	if _, _, err := m.Create(one, Request{}); !errors.As(err, &limit) {
+		t.Errorf("one more than the limit: %v", err)
+	}
+	if _, err := m.Delete(one, string(rec.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if u := m.limiter.Usage("one"); u.Sandboxes != 0 {
+		t.Errorf("after its end the tenant has %+v", u)
 	}
 }

@@ -90,18 +90,18 @@ func (r *reflector) answerFile(resp *reflection.ServerReflectionResponse, f prot
 		FileDescriptorProto: [][]byte{text}}}
 }
 
-// fileOf returns the file that declares a name; nil if none does.
+// fileOf returns the file that declares a name, or what the name lies in: a method of a service, a field, a nested
+// message. nil if none does.
 func (r *reflector) fileOf(name protoreflect.FullName) protoreflect.FileDescriptor {
 	if !name.IsValid() {
 		return nil
 	}
-	for _, f := range r.files {
-		if f.Package() == name.Parent() && declares(f, name.Name()) {
-			return f
+	for ; name != ""; name = name.Parent() {
+		for _, f := range r.files {
+			if f.Package() == name.Parent() && declares(f, name.Name()) {
+				return f
+			}
 		}
-	}
-	if parent := name.Parent(); parent != "" {
-		return r.fileOf(parent) // a method of a service, a field or what is nested
 	}
 	return nil
 }

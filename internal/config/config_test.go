@@ -99,7 +99,7 @@ func TestFileSaysAll(t *testing.T) {
 
 // TestPrintedIsReadBack holds --print-config to printing what --config reads.
 func TestPrintedIsReadBack(t *testing.T) {
-	for _, text := range []string{"", whole, "tls: auto\n", "aliases: {}\npools: []\n", `socket: "/run/a b: #c'\"\\é.sock"`} {
+	for _, text := range []string{"", whole, "tls: auto\n", "aliases: {}\npools: []\n", "domain: \"null\"\npolicy: 'Null'\n", `socket: "/run/a b: #c'\"\\é.sock"`} {
 		c, err := config.Load(write(t, text), env(), nil)
 		if err != nil {
 			t.Fatal(err)

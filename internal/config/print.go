@@ -60,7 +60,7 @@ func flow(items []string, open, end string) string {
 
 // scalar writes a text so that it is read back as it is; quoted unless it is a plain word.
 func scalar(text string) string {
-	plain := text != ""
+	plain := text != "" && !strings.EqualFold(text, "null") // which says that there is no value
 	for i, r := range text {
 		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
 		plain = plain && (letter || i > 0 && strings.ContainsRune("._-/", r))

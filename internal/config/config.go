@@ -139,11 +139,8 @@ func (c Config) Announced(tlsAddr net.Addr) string {
 
 // Host returns the domain without a port.
 func (c Config) Host() string {
-	host, _, found := strings.Cut(c.Domain, ":")
-	if found {
-		return host
-	}
-	return c.Domain
+	host, _, _ := strings.Cut(c.Domain, ":")
+	return host
 }
 
 func checkAddress(text string) error {
@@ -154,12 +151,10 @@ func checkAddress(text string) error {
 	if err != nil {
 		return fmt.Errorf("%q is no address: write it like 127.0.0.1:7070, or :7070 for all addresses of this host", text)
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return fmt.Errorf("%q has no port from 0 to 65535", text)
-	} else if n == 0 {
-		return nil // any that is free
 	}
-	return nil
+	return nil // 0 is any that is free
 }
 
 // checkDomain takes names that certificates and host labels can have.

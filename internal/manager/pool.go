@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,13 @@ type Pool struct {
 	Limits   firebreak.Limits   // zero fields as in Request
 	Warm     []string           // languages whose default code context is started too
 	Min, Max int                // how many are kept ready, depending on demand
+}
+
+// Complete returns p with the template and the name that it has where they are empty.
+func (p Pool) Complete() Pool {
+	p.Template = cmp.Or(p.Template, "host")
+	p.Name = cmp.Or(p.Name, strings.TrimSuffix(p.Template+"/"+p.Driver, "/"))
+	return p
 }
 
 // PoolStatus is what a pool asks for, and what it has and did.
@@ -143,13 +151,8 @@ func (m *Manager) SetPools(ctx context.Context, want []Pool) error {
 func completePools(all []Pool) error {
 	names := map[string]bool{}
 	for i := range all {
-		p := &all[i]
-		if p.Template == "" {
-			p.Template = "host"
-		}
-		if p.Name == "" {
-			p.Name = strings.TrimSuffix(p.Template+"/"+p.Driver, "/")
-		}
+		all[i] = all[i].Complete()
+		p := all[i]
 		if names[p.Name] {
 			return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "set pools", Err: fmt.Errorf("two pools are called %q", p.Name), Mend: "give them names"}
 		}

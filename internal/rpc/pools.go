@@ -1,7 +1,6 @@
 package rpc
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,10 +58,8 @@ func (s *poolService) SetPool(ctx context.Context, req *connect.Request[firebrea
 	if err != nil {
 		return nil, err
 	}
-	same := func(o manager.Pool) bool {
-		unnamed := p.Name == "" && o.Template == cmp.Or(p.Template, "host") && o.Driver == p.Driver
-		return unnamed || o.Name == p.Name
-	}
+	p = p.Complete()
+	same := named(p.Name)
 	if err := s.change(ctx, func(all []manager.Pool) ([]manager.Pool, error) {
 		return append(slices.DeleteFunc(all, same), p), nil
 	}); err != nil {

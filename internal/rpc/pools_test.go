@@ -42,12 +42,7 @@ func (f *fakePools) SetPools(_ context.Context, want []manager.Pool) error {
 	defer f.mu.Unlock()
 	want = slices.Clone(want)
 	for i := range want {
-		if want[i].Template == "" {
-			want[i].Template = "host"
-		}
-		if want[i].Name == "" {
-			want[i].Name = strings.TrimSuffix(want[i].Template+"/"+want[i].Driver, "/")
-		}
+		want[i] = want[i].Complete()
 	}
 	f.all = want
 	return nil
@@ -99,6 +94,7 @@ func TestPools(t *testing.T) {
 		{&firebreakv1.Pool{Template: "base", Driver: "gvisor", Max: 2}, "host:1-3 base/gvisor:0-2"},
 		{&firebreakv1.Pool{Template: "base", Driver: "gvisor", Max: 4}, "host:1-3 base/gvisor:0-4"},                             // without a name: that of both
 		{&firebreakv1.Pool{Name: "big", Template: "base", Driver: "gvisor", Max: 1}, "host:1-3 base/gvisor:0-4 big:0-1"},        // with one: another
+		{&firebreakv1.Pool{Template: "base", Driver: "gvisor", Max: 4}, "host:1-3 big:0-1 base/gvisor:0-4"},                     // which leaves that alone
 		{&firebreakv1.Pool{Name: "big", Template: "other", Max: 7}, "host:1-3 base/gvisor:0-4 big:0-7"},                         // of that name
 		{&firebreakv1.Pool{Name: "host", Template: "host", Min: 2, Max: 2, Warm: nil}, "base/gvisor:0-4 big:0-7 host:2-2"},      // moved behind
 		{&firebreakv1.Pool{Template: "host", Driver: "gvisor", Max: 1}, "base/gvisor:0-4 big:0-7 host:2-2 host/gvisor:0-1"},     // another driver

@@ -76,16 +76,20 @@ func keyOf(h http.Header) (key, header string) {
 
 // refuse answers with an error in the words of the door.
 func refuse(w http.ResponseWriter, r *http.Request, d door, err error) {
-	kind := firebreak.KindOf(err)
 	if d == doorRPC {
 		refuseRPC(w, r, err)
 		return
 	}
-	status := kind.Edge().HTTP
+	writeError(w, statusOf(err), err.Error())
+}
+
+// statusOf is an error's, in HTTP: who is denied here is unknown.
+func statusOf(err error) int {
+	kind := firebreak.KindOf(err)
 	if kind == firebreak.KindDenied {
-		status = http.StatusUnauthorized
+		return http.StatusUnauthorized
 	}
-	writeError(w, status, err.Error())
+	return kind.Edge().HTTP
 }
 
 // refuseRPC speaks Connect, gRPC or gRPC-Web, as the client does.
@@ -102,7 +106,7 @@ func refuseRPC(w http.ResponseWriter, r *http.Request, err error) {
 		_ = connect.NewErrorWriter().Write(w, r, wire) // the client may have gone
 		return
 	}
-	writeError(w, http.StatusUnauthorized, err.Error())
+	writeError(w, statusOf(err), err.Error())
 }
 
 // writeError answers as E2B's API does: its clients read the code in the body.

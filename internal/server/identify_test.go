@@ -36,6 +36,8 @@ func TestWhoCallsAtWhichDoor(t *testing.T) {
 		"public":                     {tcp, "/health", nil, 200, "e2b nobody 0 "},
 		"public with a wrong key":    {tcp, "/health", []string{"X-API-KEY", "e2b_no"}, 401, ""},
 		"rpc":                        {tcp, "/firebreak.v1.SandboxService/ListSandboxes", []string{"X-API-KEY", goodKey}, 200, "rpc acme 0 " + goodKey},
+		"rpc of no protocol":         {tcp, "/firebreak.v1.SandboxService/ListSandboxes", []string{"Content-Type", "text/plain"}, 401, ""},
+		"rpc of no protocol, broken": {tcp, "/firebreak.v1.SandboxService/ListSandboxes", []string{"Content-Type", "text/plain", "X-API-KEY", "e2b_broken"}, 502, ""},
 		"gRPC's own":                 {tcp, "/grpc.health.v1.Health/Check", nil, 200, "rpc nobody 0 "},
 		"gRPC's own with wrong key":  {tcp, "/grpc.health.v1.Health/Check", []string{"X-API-KEY", "e2b_no"}, 200, "rpc nobody 0 e2b_no"},
 		"data":                       {tcp, "/x", []string{"E2b-Sandbox-Id", "a"}, 200, "data nobody 0 "},

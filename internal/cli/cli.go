@@ -132,6 +132,9 @@ func (a *app) readEnvironment() {
 			*value = set
 		}
 	}
+	if a.server == "" {
+		return // the one inside this process knows its user
+	}
 	a.apiKey, _ = a.lookupEnv("FIREBREAK_API_KEY")
 	if key, ok := a.lookupEnv("E2B_API_KEY"); ok && a.apiKey == "" && !strings.HasPrefix(a.server, client.UnixScheme) {
 		a.apiKey = key // a socket knows its user: a key that was set for E2B's clients would only take rights away

@@ -108,6 +108,7 @@ func TestKeyIsTakenFromTheEnvironment(t *testing.T) {
 		"E2B's":           {map[string]string{"E2B_API_KEY": "b"}, "http://x", "b"},
 		"E2B's on socket": {map[string]string{"E2B_API_KEY": "b"}, "unix:///x", ""},
 		"ours on socket":  {map[string]string{"FIREBREAK_API_KEY": "a"}, "unix:///x", "a"},
+		"no server":       {map[string]string{"FIREBREAK_API_KEY": "a", "E2B_API_KEY": "b"}, "", ""},
 		"server in env":   {map[string]string{"FIREBREAK_SERVER": "unix:///x", "E2B_API_KEY": "b"}, "", ""},
 		"none":            {nil, "http://x", ""},
 	} {

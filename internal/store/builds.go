@@ -105,7 +105,7 @@ func (s *Store) InsertTemplate(ctx context.Context, t Template) error {
 	if err != nil {
 		return fmt.Errorf("save template %s: %w", t.Name, err)
 	}
-	_, err = s.db.ExecContext(ctx, "INSERT INTO templates (id, tenant, name, record) VALUES (?, ?, ?, ?)", t.ID, t.Tenant, t.Name, string(text))
+	_, err = s.write(ctx, "INSERT INTO templates (id, tenant, name, record) VALUES (?, ?, ?, ?)", t.ID, t.Tenant, t.Name, string(text))
 	if unique(err) {
 		return &firebreak.Error{Kind: firebreak.KindExists, Err: fmt.Errorf("a template named %q is there already: %w", t.Name, fs.ErrExist)}
 	}
@@ -137,7 +137,7 @@ func (s *Store) UpdateTemplate(ctx context.Context, id string, change func(*Temp
 
 // DeleteTemplate removes a template with its builds; nil if there is none.
 func (s *Store) DeleteTemplate(ctx context.Context, id string) error {
-	_, err := s.db.ExecContext(ctx, "DELETE FROM builds WHERE template = ?1; DELETE FROM templates WHERE id = ?1", id)
+	_, err := s.write(ctx, "DELETE FROM builds WHERE template = ?1; DELETE FROM templates WHERE id = ?1", id)
 	return s.explain("write", err)
 }
 
@@ -147,7 +147,7 @@ func (s *Store) InsertBuild(ctx context.Context, b Build) error {
 	if err != nil {
 		return fmt.Errorf("save build %s: %w", b.ID, err)
 	}
-	_, err = s.db.ExecContext(ctx, "INSERT INTO builds (id, template, created, finished, record) VALUES (?, ?, ?, ?, ?)",
+	_, err = s.write(ctx, "INSERT INTO builds (id, template, created, finished, record) VALUES (?, ?, ?, ?, ?)",
 		b.ID, b.Template, millis(b.Created), millis(b.Finished), string(text))
 	return s.explain("write", err)
 }
@@ -176,7 +176,7 @@ func (s *Store) UpdateBuild(ctx context.Context, id string, change func(*Build) 
 
 // DeleteBuild removes a build; nil if there is none.
 func (s *Store) DeleteBuild(ctx context.Context, id string) error {
-	_, err := s.db.ExecContext(ctx, "DELETE FROM builds WHERE id = ?", id)
+	_, err := s.write(ctx, "DELETE FROM builds WHERE id = ?", id)
 	return s.explain("write", err)
 }
 
@@ -186,7 +186,7 @@ func (s *Store) PutLayer(ctx context.Context, l Layer) error {
 	if err != nil {
 		return fmt.Errorf("save layer: %w", err)
 	}
-	_, err = s.db.ExecContext(ctx, "INSERT OR REPLACE INTO layers (image, tenant, key, used, record) VALUES (?, ?, ?, ?, ?)",
+	_, err = s.write(ctx, "INSERT OR REPLACE INTO layers (image, tenant, key, used, record) VALUES (?, ?, ?, ?, ?)",
 		l.Image, l.Tenant, l.Key, millis(l.Used), string(text))
 	return s.explain("write", err)
 }
@@ -203,7 +203,7 @@ func (s *Store) Layers(ctx context.Context) ([]Layer, error) {
 
 // DeleteLayer forgets the layer that is this image; nil if there is none.
 func (s *Store) DeleteLayer(ctx context.Context, image string) error {
-	_, err := s.db.ExecContext(ctx, "DELETE FROM layers WHERE image = ?", image)
+	_, err := s.write(ctx, "DELETE FROM layers WHERE image = ?", image)
 	return s.explain("write", err)
 }
 

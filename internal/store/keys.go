@@ -116,7 +116,7 @@ func timeOf(millis int64) time.Time {
 
 // InsertKey implements auth.Storage.
 func (s *Store) InsertKey(ctx context.Context, k auth.KeyRecord) error {
-	done, err := s.db.ExecContext(ctx, `INSERT INTO keys (id, hash, tenant, name, created, used, revoked)
+	done, err := s.write(ctx, `INSERT INTO keys (id, hash, tenant, name, created, used, revoked)
 		SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE EXISTS (SELECT 1 FROM tenants WHERE id = ?3)`,
 		k.ID, k.Hash[:], k.Tenant, k.Name, millis(k.Created), millis(k.Used), millis(k.Revoked))
 	if unique(err) {
@@ -127,7 +127,7 @@ func (s *Store) InsertKey(ctx context.Context, k auth.KeyRecord) error {
 
 // RevokeKey implements auth.Storage.
 func (s *Store) RevokeKey(ctx context.Context, id string, at time.Time) error {
-	done, err := s.db.ExecContext(ctx, "UPDATE keys SET revoked = iif(revoked = 0, ?2, revoked) WHERE id = ?1", id, millis(at))
+	done, err := s.write(ctx, "UPDATE keys SET revoked = iif(revoked = 0, ?2, revoked) WHERE id = ?1", id, millis(at))
 	return s.oneRow(done, err, fmt.Errorf("there is no key %q: %w", id, fs.ErrNotExist))
 }
 
@@ -164,7 +164,7 @@ func (s *Store) PutTenant(ctx context.Context, t auth.Tenant) error {
 	if err != nil {
 		return fmt.Errorf("save tenant %s: %w", t.ID, err)
 	}
-	_, err = s.db.ExecContext(ctx, `INSERT INTO tenants (id, record) VALUES (?, ?)
+	_, err = s.write(ctx, `INSERT INTO tenants (id, record) VALUES (?, ?)
 		ON CONFLICT (id) DO UPDATE SET record = excluded.record`, t.ID, string(text))
 	return s.explain("write", err)
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/webhook"
 )
 
 func TestMain(m *testing.M) {
@@ -487,20 +489,39 @@ func TestTenantsSeeTheirOwn(t *testing.T) {
 // Whoever is told that nothing was written finds nothing, at whatever moment he went away.
 func TestCancelledInsert(t *testing.T) {
 	s := open(t, t.TempDir())
-	refused := 0
-	for i := range 300 {
-		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(time.Duration(i)*time.Microsecond, cancel)
-		r := record(driver.ID(fmt.Sprintf("r%d", i)))
-		err := s.Insert(ctx, r)
-		cancel()
-		_, found := s.Find(t.Context(), operator, string(r.ID))
-		if (err == nil) != (found == nil) {
-			t.Fatalf("insert %d: %v; find: %v", i, err, found)
+	for what, kind := range map[string]struct {
+		insert func(ctx context.Context, id string) error
+		found  func(id string) bool
+	}{
+		"sandbox": {func(ctx context.Context, id string) error { return s.Insert(ctx, record(driver.ID(id))) }, func(id string) bool {
+			_, err := s.Find(t.Context(), operator, id)
+			return err == nil
+		}},
+		"template": {func(ctx context.Context, id string) error { return s.InsertTemplate(ctx, Template{ID: id, Name: id}) }, func(id string) bool {
+			_, err := s.Template(t.Context(), id)
+			return err == nil
+		}},
+		"webhook": {func(ctx context.Context, id string) error {
+			return s.InsertWebhook(ctx, webhook.Record{Webhook: webhook.Webhook{ID: id}})
+		}, func(id string) bool {
+			all, err := s.ListWebhooks(t.Context())
+			return err == nil && slices.ContainsFunc(all, func(r webhook.Record) bool { return r.ID == id })
+		}},
+	} {
+		refused := 0
+		for i := range 300 {
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Duration(i)*time.Microsecond, cancel)
+			id := fmt.Sprintf("r%d", i)
+			err := kind.insert(ctx, id)
+			cancel()
+			if found := kind.found(id); (err == nil) != found {
+				t.Fatalf("insert %s %d: %v; found: %v", what, i, err, found)
+			}
+			if err != nil {
+				refused++
+			}
 		}
-		if err != nil {
-			refused++
-		}
+		t.Logf("%d of 300 of a %s were cancelled in time", refused, what)
 	}
-	t.Logf("%d of 300 were cancelled in time", refused)
 }

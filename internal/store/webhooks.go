@@ -30,7 +30,7 @@ func (s *Store) InsertWebhook(ctx context.Context, r webhook.Record) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.db.ExecContext(ctx, "INSERT INTO webhooks (id, created, secret, cursor, record) VALUES (?, ?, ?, ?, ?)",
+	_, err = s.write(ctx, "INSERT INTO webhooks (id, created, secret, cursor, record) VALUES (?, ?, ?, ?, ?)",
 		r.ID, millis(r.Created), string(r.Secret), r.Cursor, string(text))
 	return s.explain("write", err)
 }
@@ -60,19 +60,19 @@ func (s *Store) PutWebhook(ctx context.Context, r webhook.Record) error {
 	if err != nil {
 		return err
 	}
-	done, err := s.db.ExecContext(ctx, "UPDATE webhooks SET secret = ?2, cursor = ?3, record = ?4 WHERE id = ?1",
+	done, err := s.write(ctx, "UPDATE webhooks SET secret = ?2, cursor = ?3, record = ?4 WHERE id = ?1",
 		r.ID, string(r.Secret), r.Cursor, string(text))
 	return s.oneRow(done, err, fmt.Errorf("there is no webhook %q: %w", r.ID, fs.ErrNotExist))
 }
 
 // DeleteWebhook implements webhook.Storage.
 func (s *Store) DeleteWebhook(ctx context.Context, id string) error {
-	_, err := s.db.ExecContext(ctx, "DELETE FROM webhooks WHERE id = ?", id)
+	_, err := s.write(ctx, "DELETE FROM webhooks WHERE id = ?", id)
 	return s.explain("write", err)
 }
 
 // MoveWebhook implements webhook.Storage.
 func (s *Store) MoveWebhook(ctx context.Context, id string, cursor int64) error {
-	_, err := s.db.ExecContext(ctx, "UPDATE webhooks SET cursor = max(cursor, ?2) WHERE id = ?1", id, cursor)
+	_, err := s.write(ctx, "UPDATE webhooks SET cursor = max(cursor, ?2) WHERE id = ?1", id, cursor)
 	return s.explain("write", err)
 }

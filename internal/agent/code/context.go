@@ -1,6 +1,7 @@
 package code
 
 import (
+	"cmp"
 	"net/http"
 	"sync"
 	"time"
@@ -140,7 +141,7 @@ func (c *Context) end(why string) { c.stop(why, why) }
 func (c *Context) stop(reason, ended string) {
 	c.mu.Lock()
 	k := c.kernel
-	c.kernel, c.lost, c.ended = nil, "", ended
+	c.kernel, c.lost, c.ended = nil, "", cmp.Or(c.ended, ended) // a restart brings nothing back
 	c.mu.Unlock()
 	if k == nil {
 		return

@@ -186,7 +186,7 @@ func (k *kernel) handle(f frame, last bool) {
 		}
 	}
 	if f.Ack != 0 {
-		if err := k.send(fmt.Appendf(nil, "%d\n{\"ack\":%d}", len(fmt.Sprint(f.Ack))+8, f.Ack)); err != nil {
+		if err := k.send(appendFrame(nil, fmt.Appendf(nil, `{"ack":%d}`, f.Ack))); err != nil {
 			k.log.Debug("answer a kernel", "error", err)
 		}
 	}

@@ -77,24 +77,11 @@ func (g *Guest) do(req *http.Request, op string, want int) (*http.Response, erro
 	if res.StatusCode == want {
 		return res, nil
 	}
-	defer res.Body.Close() //nolint:errcheck // read as far as we want it
-	kind := firebreak.KindInternal
-	switch res.StatusCode {
-	case http.StatusBadRequest:
-		kind = firebreak.KindInvalid
-	case http.StatusUnauthorized, http.StatusForbidden:
-		kind = firebreak.KindDenied
-	case http.StatusNotImplemented:
-		kind = firebreak.KindUnsupported
-	case http.StatusInsufficientStorage:
-		kind = firebreak.KindExhausted
-	case http.StatusBadGateway:
-		kind = firebreak.KindUnavailable
-	}
+	defer res.Body.Close()                                   //nolint:errcheck // read as far as we want it
 	text, _ := io.ReadAll(io.LimitReader(res.Body, maxText)) // what could be read says enough
 	var said struct{ Message string }
 	if json.Unmarshal(text, &said) != nil || said.Message == "" {
 		said.Message = fmt.Sprintf("the agent answered %d: %q", res.StatusCode, text)
 	}
-	return nil, &firebreak.Error{Kind: kind, Op: op, Err: errors.New(strings.ToValidUTF8(said.Message, "?"))}
+	return nil, &firebreak.Error{Kind: kindOf(res.StatusCode), Op: op, Err: errors.New(strings.ToValidUTF8(said.Message, "?"))}
 }

@@ -173,16 +173,24 @@ func (g *Guest) ask(ctx context.Context, method, path string, body []byte, timeo
 	if res.StatusCode == http.StatusNoContent {
 		return nil
 	}
-	kind := firebreak.KindInternal
-	switch res.StatusCode {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		kind = firebreak.KindDenied
-	case http.StatusBadRequest:
-		kind = firebreak.KindInvalid
-	case http.StatusBadGateway:
-		kind = firebreak.KindUnavailable
-	}
 	text, _ := io.ReadAll(io.LimitReader(res.Body, maxText)) // what could be read says enough
 	err = fmt.Errorf("%s %s answered %d: %q", method, path, res.StatusCode, text)
-	return &firebreak.Error{Kind: kind, Op: "ask the agent", Err: err}
+	return &firebreak.Error{Kind: kindOf(res.StatusCode), Op: "ask the agent", Err: err}
+}
+
+// kindOf is what a status of the agent, other than the wanted one, means.
+func kindOf(status int) firebreak.Kind {
+	switch status {
+	case http.StatusBadRequest:
+		return firebreak.KindInvalid
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return firebreak.KindDenied
+	case http.StatusNotImplemented:
+		return firebreak.KindUnsupported
+	case http.StatusInsufficientStorage:
+		return firebreak.KindExhausted
+	case http.StatusBadGateway:
+		return firebreak.KindUnavailable
+	}
+	return firebreak.KindInternal
 }

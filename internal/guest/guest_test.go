@@ -199,7 +199,7 @@ func TestHandlerHidesTheInside(t *testing.T) {
 		"/files?path=/a": 200, "/files/compose": 200, "/health": 200, "/metrics": 200, "/envs": 200,
 		"/process.Process/Start": 200, "/filesystem.Filesystem/Stat": 200,
 		"/init": 404, "/init/": 404, "/INIT": 404, "//init": 404, "/%69nit": 404, "/files/../init": 404, "/files/%2e%2e/init": 404, "/files/..%2finit": 404,
-		"/ports/22": 404, "/ports/": 404, "/export": 404, "/import": 404, "/process.Process/../init": 404, "/process.Process/%2e%2e": 404, "/process.Process/": 404,
+		"/ports/22": 404, "/ports/": 404, "/export": 404, "/import": 404, "/warm/python": 404, "/process.Process/../init": 404, "/process.Process/%2e%2e": 404, "/process.Process/": 404,
 		"/process.Process/a/b": 404, "/": 404, "/debug/pprof": 404, "/process.Process/Start%00": 404,
 	} {
 		if res := ask(t, g, "POST", target, nil); res.StatusCode != want {
@@ -346,7 +346,7 @@ func FuzzPublic(f *testing.F) {
 		f.Add(path)
 	}
 	mux := http.NewServeMux()
-	for _, private := range []string{"/init", "/ports/{port}"} {
+	for _, private := range []string{"/init", "/ports/{port}", "/warm/{language}", "/export", "/import"} {
 		mux.HandleFunc(private, func(http.ResponseWriter, *http.Request) {})
 	}
 	f.Fuzz(func(t *testing.T, path string) {

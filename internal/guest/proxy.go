@@ -15,7 +15,7 @@ import (
 )
 
 // Handler serves data traffic by passing it to the agent with the token; who may come is for the caller to decide. What
-// the agent keeps for its host, /init and /ports, is hidden: only the paths of the protocol are passed.
+// the agent keeps for its host, such as /init and /export, is hidden: only the paths of the protocol are passed.
 func (g *Guest) Handler() http.Handler { return g.proxy }
 
 // public reports whether clients may ask for path. It must be exact, because the agent's router would clean it.

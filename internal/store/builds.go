@@ -209,44 +209,38 @@ func (s *Store) DeleteLayer(ctx context.Context, image string) error {
 
 // one reads the record that a query finds. What it is of says what is missing if there is none.
 func one[T any](ctx context.Context, s *Store, from querier, of, query string, args ...any) (T, error) {
-	var text string
-	var v T
-	err := from.QueryRowContext(ctx, query, args...).Scan(&text)
+	v, err := scan[T](from.QueryRowContext(ctx, query, args...))
 	if errors.Is(err, sql.ErrNoRows) {
 		return v, &firebreak.Error{Kind: firebreak.KindNotFound, Err: fmt.Errorf("there is no %s: %w", of, fs.ErrNotExist)}
-	}
-	if err == nil {
-		err = parse(text, &v)
 	}
 	return v, s.explain("read", err)
 }
 
+// many reads all records that a query finds.
 func many[T any](ctx context.Context, s *Store, query string, args ...any) ([]T, error) {
-	rows, err := s.db.QueryContext(ctx, query, args...)
+	var all []T
+	err := each(ctx, s.db, query, func(rows *sql.Rows) error {
+		v, err := scan[T](rows)
+		all = append(all, v)
+		return err
+	}, args...)
 	if err != nil {
 		return nil, s.explain("read", err)
 	}
-	defer rows.Close()
-	var all []T
-	for rows.Next() {
-		var text string
-		var v T
-		if err := rows.Scan(&text); err != nil {
-			return nil, s.explain("read", err)
-		}
-		if err := parse(text, &v); err != nil {
-			return nil, s.explain("read", err)
-		}
-		all = append(all, v)
-	}
-	return all, s.explain("read", rows.Err())
+	return all, nil
 }
 
-func parse(text string, v any) error {
-	if err := json.Unmarshal([]byte(text), v); err != nil {
-		return damaged("record", err)
+// scan reads a record, the only column of a row.
+func scan[T any](row interface{ Scan(...any) error }) (T, error) {
+	var text string
+	var v T
+	err := row.Scan(&text)
+	if err == nil {
+		if err = json.Unmarshal([]byte(text), &v); err != nil {
+			err = damaged("record", err)
+		}
 	}
-	return nil
+	return v, err
 }
 
 // update reads a record, changes it, and writes it by the statement that write gives.

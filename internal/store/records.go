@@ -66,7 +66,7 @@ func (s *Store) Update(ctx context.Context, id driver.ID, change func(*Record) e
 		return Record{}, s.explain("write", err)
 	}
 	defer tx.rollback()
-	r, err := s.scan(tx.QueryRowContext(ctx, "SELECT record FROM sandboxes WHERE id = ?", string(id)))
+	r, err := scan[Record](tx.QueryRowContext(ctx, "SELECT record FROM sandboxes WHERE id = ?", string(id)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Record{}, notFound(string(id))
 	}
@@ -126,7 +126,7 @@ func (s *Store) Delete(ctx context.Context, id driver.ID, tell ...Teller) error 
 		return s.explain("write", err)
 	}
 	defer tx.rollback()
-	r, err := s.scan(tx.QueryRowContext(ctx, "DELETE FROM sandboxes WHERE id = ? RETURNING record", string(id)))
+	r, err := scan[Record](tx.QueryRowContext(ctx, "DELETE FROM sandboxes WHERE id = ? RETURNING record", string(id)))
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return nil
@@ -149,7 +149,7 @@ func (s *Store) Find(ctx context.Context, by auth.Caller, ref string) (Record, e
 	if ref == "" {
 		return Record{}, &firebreak.Error{Kind: firebreak.KindInvalid, Op: "find sandbox", Err: errors.New("no id and no name given")}
 	}
-	r, err := s.scan(s.db.QueryRowContext(ctx, `SELECT record FROM sandboxes WHERE (id = ?1 OR name = ?1) AND (?2 OR tenant = ?3)
+	r, err := scan[Record](s.db.QueryRowContext(ctx, `SELECT record FROM sandboxes WHERE (id = ?1 OR name = ?1) AND (?2 OR tenant = ?3)
 		ORDER BY id = ?1 DESC, tenant <> '', state = 'ended', created DESC LIMIT 1`, ref, by.Operator, tenantOf(by)))
 	if err == nil {
 		return r, nil
@@ -158,7 +158,7 @@ func (s *Store) Find(ctx context.Context, by auth.Caller, ref string) (Record, e
 		return Record{}, s.explain("read", err)
 	}
 	// '~' sorts after all that an ID may hold.
-	found, err := s.query(ctx, `SELECT record FROM sandboxes WHERE id > ?1 AND id < ?1 || '~' AND (?2 OR tenant = ?3)
+	found, err := many[Record](ctx, s, `SELECT record FROM sandboxes WHERE id > ?1 AND id < ?1 || '~' AND (?2 OR tenant = ?3)
 		ORDER BY id LIMIT ?4`, ref, by.Operator, tenantOf(by), maxCandidates)
 	switch {
 	case err != nil:
@@ -192,9 +192,9 @@ func notFound(ref string) error {
 // List returns all records that a caller may see, the oldest first.
 func (s *Store) List(ctx context.Context, by auth.Caller) ([]Record, error) {
 	if by.Operator {
-		return s.query(ctx, "SELECT record FROM sandboxes ORDER BY created, id")
+		return many[Record](ctx, s, "SELECT record FROM sandboxes ORDER BY created, id")
 	}
-	return s.query(ctx, "SELECT record FROM sandboxes WHERE tenant = ? ORDER BY created, id", tenantOf(by))
+	return many[Record](ctx, s, "SELECT record FROM sandboxes WHERE tenant = ? ORDER BY created, id", tenantOf(by))
 }
 
 // Prune removes the records of what ended before some time, and of the others that ended all but the last keep.
@@ -202,35 +202,6 @@ func (s *Store) Prune(ctx context.Context, before time.Time, keep int) error {
 	_, err := s.db.ExecContext(ctx, `DELETE FROM sandboxes WHERE state = 'ended' AND (ended < ?1 OR id IN
 		(SELECT id FROM sandboxes WHERE state = 'ended' ORDER BY ended DESC LIMIT -1 OFFSET ?2))`, millis(before), keep)
 	return s.explain("write", err)
-}
-
-func (s *Store) query(ctx context.Context, query string, args ...any) ([]Record, error) {
-	rows, err := s.db.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, s.explain("read", err)
-	}
-	defer rows.Close()
-	var all []Record
-	for rows.Next() {
-		r, err := s.scan(rows)
-		if err != nil {
-			return nil, s.explain("read", err)
-		}
-		all = append(all, r)
-	}
-	return all, s.explain("read", rows.Err())
-}
-
-func (s *Store) scan(row interface{ Scan(...any) error }) (Record, error) {
-	var text string
-	if err := row.Scan(&text); err != nil {
-		return Record{}, err
-	}
-	var r Record
-	if err := json.Unmarshal([]byte(text), &r); err != nil {
-		return Record{}, damaged("record", err)
-	}
-	return r, nil
 }
 
 func damaged(what string, err error) error {

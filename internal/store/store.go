@@ -1,6 +1,6 @@
-// Package store keeps the records of sandboxes, keys, tenants, events, webhooks and built templates, in one SQLite database
-// per state directory that several processes use at once. Whatever a method returned as done survives the death of the
-// process at any later instant.
+// Package store keeps the records of sandboxes, keys, tenants, events, webhooks, built templates and requests that may be
+// repeated, in one SQLite database per state directory that several processes use at once. Whatever a method returned as
+// done survives the death of the process at any later instant.
 package store
 
 import (

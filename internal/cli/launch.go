@@ -218,6 +218,9 @@ func (s *attached) startOnly(ctx context.Context) error {
 	return nil
 }
 
+// errCopy marks an error of copyOut: the program has ended by then.
+var errCopy = errors.New("copy")
+
 // copyOut copies the --output results out of a sandbox that still lives. Without the program's success a missing result
 // is no error of its own.
 func (l *launch) copyOut(ctx context.Context, err error, res result) error {
@@ -237,7 +240,7 @@ func (l *launch) copyOut(ctx context.Context, err error, res result) error {
 		switch {
 		case copyErr == nil:
 		case err == nil && res.code == 0:
-			err = fmt.Errorf("copy %s out: %w", guest, copyErr)
+			err = fmt.Errorf("%w %s out: %w", errCopy, guest, copyErr)
 		default:
 			l.app.warn("%s was not copied out: %s", guest, copyErr)
 		}

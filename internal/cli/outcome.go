@@ -39,6 +39,9 @@ func (o *outcome) judge() {
 	end := firebreak.EndReason(o.sandbox.GetEndReason())
 	limits := o.sandbox.GetLimits()
 	lost := o.err != nil && (firebreak.KindOf(o.err) == firebreak.KindUnavailable || firebreak.KindOf(o.err) == firebreak.KindNotFound)
+	if errors.Is(o.err, errCopy) && end == firebreak.EndDestroyed {
+		lost = false // what is not found is the result; the sandbox was removed by ourselves, after that
+	}
 	var failed *startFailure
 	switch {
 	case errors.Is(o.err, errTimeLimit), lost && end == firebreak.EndDeadline, firebreak.KindOf(o.err) == firebreak.KindDeadline:

@@ -182,7 +182,7 @@ func (p *Policy) writeDuties(b *strings.Builder) {
 		status, text := c.status(duty)
 		switch duty {
 		case DutyWarmStart:
-			text = "This version makes no sandboxes ahead."
+			text = warmStart + "."
 		case DutyTimeLimit:
 			status, text = StatusEnforced, "A sandbox is destroyed after the time limit that it is given; one without is said to have none."
 		}

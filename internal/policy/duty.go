@@ -82,10 +82,12 @@ func (c *chooser) status(duty Duty) (Status, string) {
 	case DutyGPUPassthrough:
 		return StatusRefused, "This version passes no GPU to a sandbox."
 	case DutyWarmStart:
-		return StatusNotYet, "This version makes no sandboxes ahead" + c.coldStart()
+		return StatusNotYet, warmStart + c.coldStart()
 	}
 	return StatusNotYet, "This version does not know this duty."
 }
+
+const warmStart = "Only a server's pools make sandboxes ahead, and no rule looks whether one is ready"
 
 // wallStatus is the status of the duties that the boundary itself fulfils.
 func (c *chooser) wallStatus(duty Duty) (Status, string) {

@@ -61,7 +61,8 @@ func missing(name string, known []string) error {
 		Err: fmt.Errorf("there is no template %q: %w", name, fs.ErrNotExist), Mend: mend}
 }
 
-// nearest returns up to three names that name may be a slip of, the likeliest first.
+// nearest returns up to three names that name may be a slip of, the likeliest first. They begin as name does where that has
+// several parts: what lies below another first part may be nothing that who asks may know of.
 func nearest(name string, known []string) []string {
 	type candidate struct {
 		name string
@@ -69,6 +70,9 @@ func nearest(name string, known []string) []string {
 	}
 	var near []candidate
 	for _, k := range known {
+		if owner(k) != owner(name) {
+			continue
+		}
 		far := distance(strings.ToLower(name), strings.ToLower(k))
 		if strings.HasPrefix(k, name+":") || len(name) > 2 && strings.Contains(k, name) {
 			far = 1
@@ -83,6 +87,15 @@ func nearest(name string, known []string) []string {
 		names = append(names, c.name)
 	}
 	return names
+}
+
+// owner is the part of a name before the first slash; empty if there is none.
+func owner(name string) string {
+	first, _, below := strings.Cut(name, "/")
+	if !below {
+		return ""
+	}
+	return first
 }
 
 // distance counts the letters to insert, delete or replace between a and b.

@@ -192,6 +192,12 @@ func TestMissingNamesWhatWasMeant(t *testing.T) {
 			t.Errorf("%s: %v", asked, err)
 		}
 	}
+	make1(t, s, Source{Path: smallTree(t, "y")}, MakeOptions{Name: "acme/secret:v1"})
+	for asked, want := range map[string]bool{"acme/secret": true, "acme/secrte:v1": true, "secret": false, "secret:v1": false, "acm/secret:v1": false, "other/secret": false} {
+		if _, err := s.Get(asked); strings.Contains(err.Error(), "acme/secret:v1") != want {
+			t.Errorf("%s: %v", asked, err)
+		}
+	}
 	if _, err := s.Get("entirely-else"); strings.Contains(err.Error(), "did you mean") {
 		t.Errorf("a far-fetched guess: %v", err)
 	}

@@ -3,7 +3,6 @@ package e2b
 import (
 	"encoding/hex"
 	"net/http"
-	"path"
 	"runtime"
 	"strings"
 	"time"
@@ -50,12 +49,8 @@ type templateView struct {
 
 func (d *Door) templateView(by auth.Caller, t image.Template) templateView {
 	id := shown(by, t.Name)
-	name, _, _ := strings.Cut(id, ":")
-	if strings.Contains(path.Base(id), ":") {
-		name = id
-	}
 	return templateView{
-		TemplateID: id, Names: []string{name}, Aliases: []string{name}, BuildID: buildID(t.Digest), BuildStatus: "ready", BuildCount: 1,
+		TemplateID: id, Names: []string{id}, Aliases: []string{id}, BuildID: buildID(t.Digest), BuildStatus: "ready", BuildCount: 1,
 		Public: isShared(t.Name), CPUCount: min(2, runtime.NumCPU()), MemoryMB: templateMemoryMB, DiskSizeMB: templateDiskMB,
 		EnvdVersion: d.cfg.EnvdVersion, CreatedAt: t.Created, UpdatedAt: t.Created,
 	}

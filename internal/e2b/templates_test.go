@@ -9,11 +9,11 @@ import (
 
 func TestTemplates(t *testing.T) {
 	w := newWorld(t, nil)
-	w.templates.names = []string{"host", "python:3.13", "acme/own:default", "acme/own:v2", "other/secret:default", "ghcr.io/o/i:v1"}
+	w.templates.names = []string{"host", "python:3.13", "acme/own:default", "acme/own:v2", "other/secret:default", "ghcr.io/o/i:v1", "localhost:5000/i"}
 	for tenant, want := range map[string][]string{
-		"acme":     {"host", "python:3.13", "own", "own:v2", "ghcr.io/o/i:v1"},
-		"third":    {"host", "python:3.13", "ghcr.io/o/i:v1"},
-		"operator": {"host", "python:3.13", "acme/own:default", "acme/own:v2", "other/secret:default", "ghcr.io/o/i:v1"},
+		"acme":     {"host", "python:3.13", "own", "own:v2", "ghcr.io/o/i:v1", "localhost:5000/i"},
+		"third":    {"host", "python:3.13", "ghcr.io/o/i:v1", "localhost:5000/i"},
+		"operator": {"host", "python:3.13", "acme/own:default", "acme/own:v2", "other/secret:default", "ghcr.io/o/i:v1", "localhost:5000/i"},
 	} {
 		for _, path := range []string{"/templates?teamID=x", "/v2/templates"} {
 			var all []struct {
@@ -25,7 +25,7 @@ func TestTemplates(t *testing.T) {
 			var got []string
 			for _, one := range all {
 				got = append(got, one.TemplateID)
-				if one.BuildStatus != "ready" || len(one.Names) == 0 || len(one.Aliases) == 0 || len(one.BuildID) != 36 || one.EnvdVersion == "" {
+				if one.BuildStatus != "ready" || !slices.Equal(one.Names, []string{one.TemplateID}) || !slices.Equal(one.Aliases, one.Names) || len(one.BuildID) != 36 || one.EnvdVersion == "" {
 					t.Errorf("%s: %+v", tenant, one)
 				}
 			}
@@ -52,7 +52,7 @@ func TestTemplates(t *testing.T) {
 	w.ask("acme", "PATCH", "/v2/templates/own", object{"public": true}).want(t, "share it", 501)
 	w.ask("acme", "DELETE", "/templates/own%3Av2", nil).want(t, "delete", 204)
 	w.ask("operator", "DELETE", "/templates/other%2Fsecret%3Adefault", nil).want(t, "delete another's, as the operator", 204)
-	if want := []string{"host", "python:3.13", "acme/own:default", "ghcr.io/o/i:v1"}; !slices.Equal(w.templates.names, want) {
+	if want := []string{"host", "python:3.13", "acme/own:default", "ghcr.io/o/i:v1", "localhost:5000/i"}; !slices.Equal(w.templates.names, want) {
 		t.Errorf("left are %v", w.templates.names)
 	}
 }

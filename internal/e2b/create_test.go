@@ -28,7 +28,7 @@ func TestCreate(t *testing.T) {
 		var sb sandbox
 		res.into(t, &sb)
 		rec := w.record(sb.SandboxID)
-		if !regexp.MustCompile(`^[a-z0-9]+$`).MatchString(sb.SandboxID) || sb.TemplateID != "host" || sb.ClientID == "" || sb.Alias != "" ||
+		if !regexp.MustCompile(`^[a-z0-9]+$`).MatchString(sb.SandboxID) || sb.TemplateID != "host" || sb.ClientID == "" || sb.Alias != "host" ||
 			!regexp.MustCompile(`^\d+\.\d+\.\d+$`).MatchString(sb.EnvdVersion) || sb.EnvdAccessToken != rec.Token || sb.EnvdAccessToken == "" ||
 			sb.TrafficAccessToken != rec.TrafficToken || len(sb.TrafficAccessToken) < 20 || sb.TrafficAccessToken == sb.EnvdAccessToken || sb.Domain != "box.test:7443" {
 			t.Errorf("%s: %s", c.path, res.body)
@@ -161,23 +161,23 @@ func TestTemplateNames(t *testing.T) {
 	})
 	w.templates.names = []string{"host", "python:3.13", "node:default", "ghcr.io/o/i:v1", "acme/own:default", "acme/python:3.13", "acme/tagged:v2", "other/own:default", "nvidia/cuda:12"}
 	for _, c := range []struct{ tenant, asked, got, alias string }{
-		{"acme", "host", "host", ""},
-		{"acme", "own", "acme/own:default", ""},
-		{"acme", "own:default", "acme/own:default", ""},
-		{"acme", "acme/own", "acme/own:default", ""},
-		{"acme", "python:3.13", "acme/python:3.13", ""},
-		{"other", "python:3.13", "python:3.13", ""},
-		{"other", "own", "other/own:default", ""},
+		{"acme", "host", "host", "host"},
+		{"acme", "own", "acme/own:default", "own"},
+		{"acme", "own:default", "acme/own:default", "own"},
+		{"acme", "acme/own", "acme/own:default", "own"},
+		{"acme", "python:3.13", "acme/python:3.13", "python:3.13"},
+		{"other", "python:3.13", "python:3.13", "python:3.13"},
+		{"other", "own", "other/own:default", "own"},
 		{"third", "own", "", ""},
 		{"third", "acme/own", "", ""},
 		{"third", "acme/own:default", "", ""},
 		{"third", "nvidia/cuda:12", "", ""},
-		{"operator", "acme/own", "acme/own:default", ""},
-		{"operator", "nvidia/cuda:12", "nvidia/cuda:12", ""},
+		{"operator", "acme/own", "acme/own:default", "acme/own:default"},
+		{"operator", "nvidia/cuda:12", "nvidia/cuda:12", "nvidia/cuda:12"},
 		{"acme", "tagged", "", ""},
-		{"acme", "tagged:v2", "acme/tagged:v2", ""},
-		{"acme", "node", "node:default", ""},
-		{"acme", "ghcr.io/o/i:v1", "ghcr.io/o/i:v1", ""},
+		{"acme", "tagged:v2", "acme/tagged:v2", "tagged:v2"},
+		{"acme", "node", "node:default", "node:default"},
+		{"acme", "ghcr.io/o/i:v1", "ghcr.io/o/i:v1", "ghcr.io/o/i:v1"},
 		{"acme", "base", "host", "base"},
 		{"acme", "round", "", ""},
 	} {
@@ -215,8 +215,10 @@ func TestBuiltTemplates(t *testing.T) {
 		c.Builds = builds{"id1": "acme/own:default", "base": "acme/own:default", "broken": "broken"}
 	})
 	w.templates.names = append(w.templates.names, "ghcr.io/o/i:v1")
-	for asked, want := range map[string]string{"id1": "acme/own:default", "base": "acme/own:default", "host": "host", "ghcr.io/o/i:v1": "ghcr.io/o/i:v1"} {
-		if sb := w.make("acme", object{"templateID": asked}); w.record(sb.SandboxID).Template != want || sb.Alias != "" {
+	for asked, want := range map[string][2]string{"id1": {"acme/own:default", "own"}, "base": {"acme/own:default", "own"}, "host": {"host", "host"}, "ghcr.io/o/i:v1": {"ghcr.io/o/i:v1", "ghcr.io/o/i:v1"}} {
+		sb := w.make("acme", object{"templateID": asked})
+		w.ask("acme", "GET", "/sandboxes/"+sb.SandboxID, nil).want(t, asked, 200, `"alias":"`+want[1]+`"`)
+		if w.record(sb.SandboxID).Template != want[0] || sb.Alias != want[1] {
 			t.Errorf("%s: %+v", asked, sb)
 		}
 	}

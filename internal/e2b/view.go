@@ -1,6 +1,7 @@
 package e2b
 
 import (
+	"cmp"
 	"encoding/json"
 	"math"
 	"runtime"
@@ -35,10 +36,15 @@ type sandboxView struct {
 
 func (d *Door) sandboxView(by auth.Caller, rec store.Record) sandboxView {
 	return sandboxView{
-		SandboxID: string(rec.ID), TemplateID: shown(by, rec.Template), ClientID: clientID, Alias: rec.Annotations[noteTemplate],
+		SandboxID: string(rec.ID), TemplateID: shown(by, rec.Template), ClientID: clientID, Alias: aliasOf(by, rec),
 		EnvdVersion: d.cfg.EnvdVersion, EnvdAccessToken: rec.Token, TrafficAccessToken: orNull(rec.TrafficToken),
 		Domain: orNull(d.cfg.Domain), Warnings: warnings(by, rec),
 	}
+}
+
+// aliasOf is what a sandbox's template was called by who asked for it, or else is: clients show it as the sandbox's name.
+func aliasOf(by auth.Caller, rec store.Record) string {
+	return cmp.Or(rec.Annotations[noteTemplate], shown(by, rec.Template))
 }
 
 func orNull(s string) *string {
@@ -70,7 +76,7 @@ func never() time.Time { return time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
 func (d *Door) listedView(by auth.Caller, rec store.Record) listedView {
 	v := listedView{
-		SandboxID: string(rec.ID), TemplateID: shown(by, rec.Template), ClientID: clientID, Alias: rec.Annotations[noteTemplate],
+		SandboxID: string(rec.ID), TemplateID: shown(by, rec.Template), ClientID: clientID, Alias: aliasOf(by, rec),
 		StartedAt: rec.Created, EndAt: rec.Deadline, EnvdVersion: d.cfg.EnvdVersion,
 		CPUCount: cpusOf(rec), MemoryMB: rec.Spec.Limits.Memory >> 20, DiskSizeMB: rec.Spec.Limits.Disk >> 20,
 		Metadata: rec.Metadata, State: rec.State, VolumeMounts: []struct{}{},

@@ -249,22 +249,20 @@ type buildLine struct {
 	Step      string    `json:"step,omitempty"`
 }
 
-func logLevels() []string { return []string{"debug", "info", "warn", "error"} }
-
 func buildLineOf(e build.LogEntry) buildLine {
-	return buildLine{e.Time, logLevels()[min(max(e.Level, 0), build.LevelError)], e.Text, e.Step}
+	return buildLine{e.Time, levels()[min(max(e.Level, 0), build.LevelError)], e.Text, e.Step}
 }
 
 // levelOf reads the least level that a request asks for.
 func levelOf(r *http.Request) (build.Level, error) {
 	asked := r.URL.Query().Get("level")
-	for i, name := range logLevels() {
+	for i, name := range levels() {
 		if asked == name {
 			return build.Level(i), nil
 		}
 	}
 	if asked != "" {
-		return 0, badRequest("level=%.50s is none of %v", asked, logLevels())
+		return 0, badRequest("level=%.50s is none of %v", asked, levels())
 	}
 	return build.LevelDebug, nil
 }

@@ -37,6 +37,7 @@ func (v logView) line() string {
 	return string(b)
 }
 
+// levels are those of lines in the logs of sandboxes and builds, in the order of build.Level.
 func levels() []string { return []string{"debug", "info", "warn", "error"} }
 
 func viewLog(e event.Event) logView {

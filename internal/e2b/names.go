@@ -8,6 +8,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/auth"
+	"github.com/firebreak-dev/firebreak/internal/build"
 	"github.com/firebreak-dev/firebreak/internal/image"
 )
 
@@ -15,9 +16,8 @@ import (
 // ID is that tenant's, and to others there is no such template: nobody learns what it is called, or that it exists.
 
 const (
-	defaultTag = "default" // of what clients build
-	latestTag  = "latest"  // of what registries have
-	maxAliases = 8         // that are followed from one to the next
+	latestTag  = "latest" // of what registries have
+	maxAliases = 8        // that are followed from one to the next
 )
 
 // resolution is what a name of a template came to.
@@ -94,8 +94,8 @@ func tagged(name string) []string {
 	base, tag, has := strings.Cut(path.Base(name), ":")
 	switch dir := strings.TrimSuffix(name, path.Base(name)); {
 	case !has:
-		return []string{name, name + ":" + defaultTag, name + ":" + latestTag}
-	case tag == defaultTag:
+		return []string{name, name + ":" + build.DefaultTag, name + ":" + latestTag}
+	case tag == build.DefaultTag:
 		return []string{name, dir + base}
 	}
 	return []string{name}
@@ -120,7 +120,7 @@ func isOwn(by auth.Caller, name string) bool {
 func shown(by auth.Caller, name string) string {
 	if isOwn(by, name) {
 		name = strings.TrimPrefix(name, by.Tenant.ID+"/")
-		return strings.TrimSuffix(name, ":"+defaultTag)
+		return strings.TrimSuffix(name, ":"+build.DefaultTag)
 	}
 	return name
 }

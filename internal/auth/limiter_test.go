@@ -169,3 +169,14 @@ func BenchmarkAdmit(b *testing.B) {
 		release()
 	}
 }
+
+func TestOwnerOf(t *testing.T) {
+	for name, want := range map[string]string{
+		"base": "", "python:3": "", "ghcr.io/a/b": "", "localhost:5000/a": "", "A/b": "", "/a": "", "-a/b": "", "": "",
+		"acme/app": "acme", "acme/app:v1": "acme", "acme/a/b": "acme", "a-1/b": "a-1",
+	} {
+		if got := OwnerOf(name); got != want {
+			t.Errorf("%s is of %q, want %q", name, got, want)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/firebreak-dev/firebreak"
 )
@@ -48,6 +49,16 @@ func (t Tenant) check() error {
 		return errors.New("a burst bounds nothing without creates per second")
 	}
 	return t.Workload.Check()
+}
+
+// OwnerOf returns the tenant whose template this name is in the image store: what lies below a tenant's ID is his. Empty
+// for one that all share, as those are whose first part only a registry can be called.
+func OwnerOf(template string) string {
+	first, _, below := strings.Cut(template, "/")
+	if !below || !isTenantID(first) {
+		return ""
+	}
+	return first
 }
 
 func isTenantID(id string) bool {

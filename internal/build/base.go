@@ -39,13 +39,6 @@ func standsFor(name string) string {
 	return ""
 }
 
-// Shared reports whether a template of this name in the image store is everybody's: names that begin with what could be
-// the ID of a tenant are that tenant's.
-func Shared(name string) bool {
-	first, _, below := strings.Cut(name, "/")
-	return !below || (auth.Tenant{ID: first}).Check() != nil
-}
-
 // checkBase refuses early what can be known early.
 func (e *Engine) checkBase(ctx context.Context, s Spec) error {
 	name := s.FromTemplate
@@ -82,7 +75,7 @@ func (e *Engine) named(ctx context.Context, name string) (string, error) {
 		return "", err
 	}
 	if err != nil {
-		if image.CheckName(name) != nil || !Shared(name) {
+		if image.CheckName(name) != nil || auth.OwnerOf(name) != "" {
 			return "", notFound("template", name)
 		}
 		found = name
@@ -193,7 +186,7 @@ func (j *job) fromImage(ctx context.Context) (base, error) {
 // importedAs returns the template that the operator made of this image; empty if there is none.
 func (j *job) importedAs(ref string) string {
 	for _, name := range []string{ref, ref + ":latest", strings.TrimSuffix(ref, ":latest")} {
-		if image.CheckName(name) != nil || !Shared(name) || name == image.HostName {
+		if image.CheckName(name) != nil || auth.OwnerOf(name) != "" || name == image.HostName {
 			continue
 		}
 		if _, err := j.cfg.Images.Get(name); err == nil {

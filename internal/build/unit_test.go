@@ -36,11 +36,6 @@ func TestRefs(t *testing.T) {
 			t.Errorf("%q passed as %+v", text, got)
 		}
 	}
-	for name, want := range map[string]bool{"base": true, "python:3": true, "ghcr.io/a/b": true, "localhost:5000/a": true, "acme/app": false, "acme/app:v1": false} {
-		if Shared(name) != want {
-			t.Errorf("%s is shared: %v", name, !want)
-		}
-	}
 	if a, b, c := ImageName("acme", "app", "default"), ImageName("", "app", "default"), ImageName("", "app", "v1"); a != "acme/app:default" || b != "app" || c != "app:v1" {
 		t.Error(a, b, c)
 	}

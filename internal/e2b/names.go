@@ -102,10 +102,7 @@ func tagged(name string) []string {
 }
 
 // isShared reports whether a template of this name belongs to no tenant.
-func isShared(name string) bool {
-	first, _, below := strings.Cut(name, "/")
-	return !below || auth.Tenant{ID: first}.Check() != nil
-}
+func isShared(name string) bool { return auth.OwnerOf(name) == "" }
 
 // visible reports whether a caller may know of the template called name in the store.
 func visible(by auth.Caller, name string) bool {

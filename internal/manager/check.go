@@ -72,21 +72,12 @@ func (r Request) mayAsk(by auth.Caller) error {
 		return nil
 	case len(r.Mounts) > 0:
 		return refuse("a tenant cannot mount parts of the host")
-	case !r.Lent && ownerOf(r.Template) != "" && !by.May(ownerOf(r.Template)):
+	case !r.Lent && auth.OwnerOf(r.Template) != "" && !by.May(auth.OwnerOf(r.Template)):
 		return &firebreak.Error{Kind: firebreak.KindNotFound, Op: "create sandbox", Err: fmt.Errorf("there is no template %q: %w", r.Template, fs.ErrNotExist)}
 	case r.AcceptWeaker != "":
 		return refuse("a tenant cannot accept a weaker boundary than the policy does")
 	}
 	return nil
-}
-
-// ownerOf returns the tenant whose template this name is; empty for one that all share.
-func ownerOf(template string) string {
-	first, _, below := strings.Cut(template, "/")
-	if !below || (auth.Tenant{ID: first}).Check() != nil {
-		return ""
-	}
-	return first
 }
 
 // check refuses what is wrong with r itself, on any host.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -114,11 +113,10 @@ func (s *templateService) CollectGarbage(ctx context.Context, _ *connect.Request
 	return connect.NewResponse(&firebreakv1.CollectGarbageResponse{FreedBytes: freed, Removed: int32(removed)}), nil
 }
 
-// visible reports whether a caller may see a template: one that all share, or his own, which lies under his name. The
-// first word of a name is a tenant's unless it can only be a registry's.
+// visible reports whether a caller may see a template: one that all share, or his own.
 func visible(c auth.Caller, name string) bool {
-	owner, _, found := strings.Cut(name, "/")
-	return !found || strings.ContainsAny(owner, ".:") || c.May(owner)
+	owner := auth.OwnerOf(name)
+	return owner == "" || c.May(owner)
 }
 
 func templateMessage(t image.Template) *firebreakv1.Template {

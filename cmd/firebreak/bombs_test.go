@@ -31,7 +31,7 @@ func bombs() []bomb {
 		{"many processes", "--pids 80", python + "import os\nwhile os.fork():\n  pass\nelse:\n  os.execlp(\"sleep\", \"sleep\", \"60\")'", 1, "", "BlockingIOError"},
 		{"memory", "--memory 128m", python + "x = bytearray(1 << 30)'", 137, "", "killed at its memory limit of 128 MiB"},
 		{"memory of many", "--memory 128m", `for i in 1 2 3 4 5 6 7 8; do python3 -c 'x = bytearray(60 << 20)
-while True: pass' & p="$p $!"; done; for i in $p; do wait $i || exit 137; done`, 137, "", "killed at its memory limit"},
+while True: pass' & p="$p $!"; done; while sleep 0.1; do for i in $p; do kill -0 $i || exit 137; done; done`, 137, "", "killed at its memory limit"},
 		{"disk", "--disk 32m", "dd if=/dev/zero of=big bs=1M count=4096", 1, "", "No space left on device"},
 		{"names on the disk", "--disk 32m --memory 256m", "i=0; while echo $i >$i; do i=$((i+1)); done; exit 9", 9, "", "No space left on device"},
 		{"descriptors", "", python + "import os\ntry:\n  while True: os.open(\"/dev/null\", 0)\nexcept OSError as e: print(e)'", 0, "Too many open files", ""},

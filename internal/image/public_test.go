@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -28,21 +29,21 @@ func TestIsPublic(t *testing.T) {
 }
 
 func TestStrangersReachNothingOfThisHost(t *testing.T) {
-	asked := 0
+	var asked atomic.Int32
 	host := serve(t, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			asked++
+			asked.Add(1)
 			next.ServeHTTP(w, r)
 		})
 	})
 	push(t, host+"/o/i:1", twoLayers(t))
 	port := host[strings.LastIndex(host, ":"):]
 	s := openStore(t, t.TempDir())
-	asked = 0
+	asked.Store(0)
 	for _, registry := range []string{host, "localhost" + port, "[::1]" + port} {
 		_, err := s.Make(t.Context(), Source{Reference: registry + "/o/i:1"}, MakeOptions{Name: "x", Pull: Pull{Stranger: true}})
-		if err == nil || asked != 0 {
-			t.Errorf("%s was asked %d times: %v", registry, asked, err)
+		if err == nil || asked.Load() != 0 {
+			t.Errorf("%s was asked %d times: %v", registry, asked.Load(), err)
 		}
 	}
 	if _, err := s.Make(t.Context(), Source{Reference: host + "/o/i:1"}, MakeOptions{Name: "x", Pull: Pull{Stranger: true}}); firebreak.KindOf(err) != firebreak.KindDenied {

@@ -12,6 +12,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -94,12 +96,43 @@ func inUsr(dir, target string) bool {
 	return target == "/usr" || strings.HasPrefix(target, "/usr/")
 }
 
+// etcPaths is what was found in a directory /etc, which has not changed since if its inode says so.
+type etcPaths struct {
+	mu    sync.Mutex
+	ino   uint64        // guarded by mu
+	ctime unix.Timespec // guarded by mu
+	paths []string      // guarded by mu
+}
+
+// settled is after which another change of an inode shows in its time, which is as coarse as the kernel's clock tick.
+const settled = time.Second
+
 // publicConfig returns the paths of /etc to copy that this host has.
 func (s *Store) publicConfig() ([]string, error) {
-	etc, err := os.Open(filepath.Join(s.host, "etc"))
+	var st unix.Stat_t
+	err := unix.Stat(filepath.Join(s.host, "etc"), &st)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	c := &s.etc
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.paths != nil && c.ino == st.Ino && c.ctime == st.Ctim {
+		return c.paths, nil
+	}
+	c.paths = nil
+	paths, err := s.findPublicConfig()
+	if err == nil && s.now().Sub(time.Unix(st.Ctim.Unix())) > settled {
+		c.ino, c.ctime, c.paths = st.Ino, st.Ctim, paths
+	}
+	return paths, err
+}
+
+func (s *Store) findPublicConfig() ([]string, error) {
+	etc, err := os.Open(filepath.Join(s.host, "etc"))
 	if err != nil {
 		return nil, err
 	}

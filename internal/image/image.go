@@ -79,6 +79,7 @@ type Store struct {
 	log  *slog.Logger
 	host string // root of the host's file system
 	now  func() time.Time
+	etc  etcPaths
 }
 
 // The parts of a store.

@@ -15,7 +15,7 @@ func BenchmarkDecide(b *testing.B) {
 		b.Fatal(err)
 	}
 	for b.Loop() {
-		m.infos = map[string]probed{}
+		m.infos, m.decided.all = map[string]probed{}, nil
 		m.rules = newRules("")
 		if _, _, err := m.decide(operator(b.Context()), Question{}); err != nil {
 			b.Fatal(err)
@@ -29,7 +29,7 @@ func BenchmarkDecideAnew(b *testing.B) {
 	m := h.policed(b, h.posers())
 	m.key = func() (string, error) { return "", errors.New("none") }
 	for b.Loop() {
-		m.rules = newRules("")
+		m.rules, m.decided.all = newRules(""), nil
 		if _, _, err := m.decide(operator(b.Context()), Question{}); err != nil {
 			b.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
@@ -76,10 +77,10 @@ func (m *Manager) decide(ctx context.Context, q Question) (policy.Decision, []dr
 	if q.TimeLimit == 0 { // without the duty of one it shows nowhere
 		q.TimeLimit = dutyTimeLimit
 	}
-	d, err := m.judge(q, infosOf(all))
+	d, err := m.judge(q, all)
 	if again := worthTrying(d, q, all); err == nil && len(again) > 0 {
 		if all, err = m.probes(ctx, func(name string) bool { return slices.Contains(again, name) }); err == nil {
-			d, err = m.judge(q, infosOf(all))
+			d, err = m.judge(q, all)
 		}
 	}
 	if err != nil {
@@ -110,7 +111,55 @@ func worthTrying(d policy.Decision, q Question, all []probed) []string {
 }
 
 // judge applies the policy, or returns what it said before to the same question in the same circumstances.
-func (m *Manager) judge(q Question, infos []driver.Info) (policy.Decision, error) {
+func (m *Manager) judge(q Question, all []probed) (d policy.Decision, err error) {
+	key := decisionKey(q, all)
+	if d, ok := m.decided.get(key); ok {
+		return d, nil
+	}
+	if d, err = m.judgeAnew(q, infosOf(all)); err == nil && d.Refusal == nil && d.Override == nil {
+		m.decided.put(key, d)
+	}
+	return d, err
+}
+
+// decided are the decisions of this process. What is in them is shared, and nobody changes it.
+type decided struct {
+	mu  sync.Mutex
+	all map[string]policy.Decision // guarded by mu
+}
+
+func (c *decided) get(key string) (policy.Decision, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d, ok := c.all[key]
+	return d, ok
+}
+
+func (c *decided) put(key string, d policy.Decision) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.all == nil || len(c.all) >= maxDecisions {
+		c.all = map[string]policy.Decision{}
+	}
+	if key != "" {
+		c.all[key] = d
+	}
+}
+
+// decisionKey is the question, and when each driver said what it can do. Empty: a workload without words.
+func decisionKey(q Question, all []probed) string {
+	key, err := json.Marshal(q)
+	if err != nil {
+		return ""
+	}
+	for _, p := range all {
+		key = fmt.Appendf(key, " %s %d", p.info.Name, p.at.UnixNano())
+	}
+	return string(key)
+}
+
+// judgeAnew looks for a decision that an earlier process has kept.
+func (m *Manager) judgeAnew(q Question, infos []driver.Info) (policy.Decision, error) {
 	path, err := m.decisionPath(q, infos)
 	if err != nil {
 		return policy.Decision{}, err

@@ -94,6 +94,8 @@ type Manager struct {
 
 	probing sync.Mutex
 	infos   map[string]probed // guarded by probing
+
+	decided decided
 }
 
 // New makes a manager and starts, beside its first calls, to see to what earlier processes left.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"reflect"
 	"runtime"
 	"slices"
@@ -318,11 +319,12 @@ func (m *Manager) handOver(ctx context.Context, b *box, p plan) (store.Record, e
 		return b.record(), err
 	}
 	defer b.leave()
+	var was store.Record
 	rec, err := m.cfg.Store.Update(ctx, b.record().ID, func(r *store.Record) error {
 		if r.State != firebreak.StateRunning || r.Pool == "" || shapeOf(*r) != shapeOf(p.record) {
 			return stateError(*r)
 		}
-		was := *r
+		was = *r
 		*r = p.record
 		r.ID, r.Owner, r.State, r.Spec, r.Token, r.Boundary = was.ID, was.Owner, was.State, was.Spec, was.Token, was.Boundary
 		r.Created = time.Now().UTC()
@@ -335,11 +337,30 @@ func (m *Manager) handOver(ctx context.Context, b *box, p plan) (store.Record, e
 		return b.record(), err
 	}
 	b.note(rec)
-	if err := m.tell(ctx, b.guest, rec); err != nil {
+	if !maps.Equal(rec.Agent.Envs, was.Agent.Envs) || rec.Agent.User != was.Agent.User || rec.Agent.Workdir != was.Agent.Workdir {
+		err = m.tell(ctx, b.guest, rec)
+	} else if !rec.Deadline.IsZero() {
+		m.work.Go(func() { m.tellDeadline(b) })
+	}
+	if err != nil {
 		return rec, err
 	}
 	m.charge(b, p.release)
 	return rec, nil
+}
+
+// tellDeadline has the agent know when to end its sandbox, should this process not live to do it. Nobody waits for that:
+// one that is not told is told by the process after this one.
+func (m *Manager) tellDeadline(b *box) {
+	if b.take(m.ctx) != nil {
+		return
+	}
+	defer b.leave()
+	if rec := b.record(); rec.State == firebreak.StateRunning {
+		if err := m.tell(m.ctx, b.guest, rec); err != nil {
+			m.log.Warn("tell a sandbox its deadline", "sandbox", rec.ID, "err", err)
+		}
+	}
 }
 
 // Pools returns what there is of pools.

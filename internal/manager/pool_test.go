@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -287,7 +288,8 @@ func TestAClaimThatFails(t *testing.T) {
 	}
 	m.mu.Unlock()
 	one := tenant(t.Context(), "one", auth.Limits{Sandboxes: 1})
-	rec, timings, err := m.Create(one, Request{})
+	news := map[string]string{"A": "1"} // which the agent must know before anybody uses it
+	rec, timings, err := m.Create(one, Request{Envs: news})
 	if err != nil || timings.Pool != "" || rec.Tenant != "one" {
 		t.Fatalf("%+v, %+v, %v", rec, timings, err)
 	}
@@ -300,5 +302,66 @@ func TestAClaimThatFails(t *testing.T) {
 	}
 	if u := m.limiter.Usage("one"); u.Sandboxes != 0 {
 		t.Errorf("after its end the tenant has %+v", u)
+	}
+}
+
+// overheard is a driver whose agents' connections are listened to.
+type overheard struct {
+	driver.Driver
+	heard *sync.Map // the deadlines that agents were told, as text
+}
+
+type overheardBox struct {
+	driver.Sandbox
+	heard *sync.Map
+}
+
+type overheardConn struct {
+	net.Conn
+	heard *sync.Map
+}
+
+func (d overheard) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, error) {
+	sb, err := d.Driver.Create(ctx, spec)
+	return overheardBox{sb, d.heard}, err
+}
+
+func (b overheardBox) Unwrap() driver.Sandbox { return b.Sandbox }
+
+func (b overheardBox) Dial(ctx context.Context) (net.Conn, error) {
+	c, err := b.Sandbox.Dial(ctx)
+	return overheardConn{c, b.heard}, err
+}
+
+func (c overheardConn) Write(p []byte) (int, error) {
+	if _, after, ok := bytes.Cut(p, []byte(`"deadline":"`)); ok {
+		if text, _, ok := bytes.Cut(after, []byte(`"`)); ok {
+			c.heard.Store(string(text), true)
+		}
+	}
+	return c.Conn.Write(p)
+}
+
+// A claim that has nothing else to tell the agent does not wait for it to hear of the deadline, which it does hear of.
+func TestAClaimTellsTheDeadline(t *testing.T) {
+	h := newHost(t)
+	d := overheard{h.fake, &sync.Map{}}
+	m := h.process(t, func(c *Config) { c.Drivers = drivers{"fake": d} })
+	if err := m.SetPools(operator(t.Context()), []Pool{{Min: 1, Max: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, m, 1)
+	rec, timings, err := m.Create(operator(t.Context()), Request{Timeout: time.Hour})
+	if err != nil || timings.Pool == "" {
+		t.Fatalf("%+v, %v", timings, err)
+	}
+	want := rec.Deadline.Format(time.RFC3339Nano)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, ok := d.heard.Load(want); ok {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("no agent heard of %s", want)
+		}
 	}
 }

@@ -134,14 +134,11 @@ func (e *Engine) Find(ctx context.Context, ref string) (store.Template, Ref, err
 	if err != nil {
 		return store.Template{}, r, err
 	}
-	namespace := r.Namespace
+	namespace, id := r.Namespace, ""
 	if namespace == "" {
-		namespace = by.Tenant.ID
+		namespace, id = by.Tenant.ID, r.Name
 	}
-	t, err := e.cfg.Store.TemplateNamed(ctx, namespace, r.Name)
-	if errors.Is(err, fs.ErrNotExist) && r.Namespace == "" {
-		t, err = e.cfg.Store.Template(ctx, r.Name)
-	}
+	t, err := e.cfg.Store.FindTemplate(ctx, namespace, r.Name, id)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !t.Public && t.Tenant != "" && !by.May(t.Tenant) {
 		return store.Template{}, r, notFound("template", ref)
 	}

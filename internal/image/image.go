@@ -75,11 +75,12 @@ type MakeOptions struct {
 
 // Store is a directory of templates. Use it from any number of goroutines and processes.
 type Store struct {
-	dir  string
-	log  *slog.Logger
-	host string // root of the host's file system
-	now  func() time.Time
-	etc  etcPaths
+	dir    string
+	log    *slog.Logger
+	host   string // root of the host's file system
+	now    func() time.Time
+	etc    etcPaths
+	suffix func() (string, error) // treeSuffix, once
 }
 
 // The parts of a store.
@@ -100,6 +101,7 @@ func Open(dir string, log *slog.Logger) (*Store, error) {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
 	s := &Store{dir: abs, log: log, host: "/", now: time.Now}
+	s.suffix = sync.OnceValues(s.treeSuffix)
 	if err := s.prepare(); err != nil {
 		return nil, s.blame("open image store", err)
 	}

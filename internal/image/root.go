@@ -103,16 +103,22 @@ func (s *Store) boot() (string, error) {
 	return string(id[:min(len(id), 8)]), nil
 }
 
+// treeSuffix tells apart who unpacked a tree, and in which boot.
+func (s *Store) treeSuffix() (string, error) {
+	boot, err := s.boot()
+	return "-" + boot + s.owners(), err
+}
+
 // tree returns the path of the unpacked tree of a digest. It makes it by load if it is not there.
 //
 // A tree is written without waiting for the disk, which could take long, so a power cut may leave holes in it:
 // therefore it serves for one boot only.
 func (s *Store) tree(ctx context.Context, hex string, load func() (*erofs.Node, func() error, error)) (string, error) {
-	boot, err := s.boot()
+	suffix, err := s.suffix()
 	if err != nil {
 		return "", err
 	}
-	final := filepath.Join(s.dir, treesDir, hex+"-"+boot+s.owners())
+	final := filepath.Join(s.dir, treesDir, hex+suffix)
 	root := filepath.Join(final, "root")
 	if s.touch(final) == nil {
 		return root, nil

@@ -122,6 +122,15 @@ func (s *Store) TemplateNamed(ctx context.Context, tenant, name string) (Templat
 	return one[Template](ctx, s, s.db, fmt.Sprintf("template %q", name), "SELECT record FROM templates WHERE tenant = ? AND name = ?", tenant, name)
 }
 
+// FindTemplate returns the tenant's template of this name, or else the one whose ID is id. fs.ErrNotExist if there is neither.
+func (s *Store) FindTemplate(ctx context.Context, tenant, name, id string) (Template, error) {
+	stmt, err := s.prepared(ctx, "SELECT record FROM templates WHERE tenant = ?1 AND name = ?2 OR id = ?3 ORDER BY id = ?3 LIMIT 1")
+	if err != nil {
+		return Template{}, s.explain("read", err)
+	}
+	return found[Template](s, fmt.Sprintf("template %q", name), stmt.QueryRowContext(ctx, tenant, name, id))
+}
+
 // Templates returns the templates of a tenant, by name.
 func (s *Store) Templates(ctx context.Context, tenant string) ([]Template, error) {
 	return many[Template](ctx, s, "SELECT record FROM templates WHERE tenant = ? ORDER BY name", tenant)
@@ -209,7 +218,11 @@ func (s *Store) DeleteLayer(ctx context.Context, image string) error {
 
 // one reads the record that a query finds. What it is of says what is missing if there is none.
 func one[T any](ctx context.Context, s *Store, from querier, of, query string, args ...any) (T, error) {
-	v, err := scan[T](from.QueryRowContext(ctx, query, args...))
+	return found[T](s, of, from.QueryRowContext(ctx, query, args...))
+}
+
+func found[T any](s *Store, of string, row *sql.Row) (T, error) {
+	v, err := scan[T](row)
 	if errors.Is(err, sql.ErrNoRows) {
 		return v, &firebreak.Error{Kind: firebreak.KindNotFound, Err: fmt.Errorf("there is no %s: %w", of, fs.ErrNotExist)}
 	}

@@ -56,44 +56,33 @@ func (r Record) event(t event.Type) event.Event {
 	return e
 }
 
-// telling is a transaction in which events may be kept.
+// telling is a transaction in which events may be kept, with statements that were made ready for it.
 type telling struct {
 	*sql.Tx
-	store  *Store
-	insert *sql.Stmt // nil: none will be
-	kept   bool
+	store *Store
+	ready map[string]*sql.Stmt
+	kept  bool
 }
 
-func (s *Store) beginTelling(ctx context.Context, tells bool) (*telling, error) {
-	t := &telling{store: s}
-	var insert *sql.Stmt
+const insertEvent = `INSERT INTO events (number, id, tenant, sandbox, type, time, record)
+	VALUES (coalesce((SELECT number FROM events WHERE tenant = ?2 ORDER BY seq DESC LIMIT 1), 0) + 1, ?1, ?2, ?3, ?4, ?5, ?6)
+	RETURNING seq, number`
+
+func (s *Store) beginTelling(ctx context.Context, queries ...string) (*telling, error) {
+	t := &telling{store: s, ready: map[string]*sql.Stmt{}}
 	var err error
-	if tells {
-		if insert, err = s.eventInsert(ctx); err != nil { // now, for a transaction takes the only connection
+	for _, q := range queries {
+		if t.ready[q], err = s.prepared(ctx, q); err != nil {
 			return nil, err
 		}
 	}
 	if t.Tx, err = s.db.BeginTx(ctx, nil); err != nil {
 		return nil, err
 	}
-	if tells {
-		t.insert = t.StmtContext(ctx, insert)
+	for q, stmt := range t.ready {
+		t.ready[q] = t.StmtContext(ctx, stmt)
 	}
 	return t, nil
-}
-
-// eventInsert is kept ready because reading it takes SQLite as long as obeying it.
-func (s *Store) eventInsert(ctx context.Context) (*sql.Stmt, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.insertEvent != nil {
-		return s.insertEvent, nil
-	}
-	var err error
-	s.insertEvent, err = s.db.PrepareContext(ctx, `INSERT INTO events (number, id, tenant, sandbox, type, time, record)
-		VALUES (coalesce((SELECT number FROM events WHERE tenant = ?2 ORDER BY seq DESC LIMIT 1), 0) + 1, ?1, ?2, ?3, ?4, ?5, ?6)
-		RETURNING seq, number`)
-	return s.insertEvent, err
 }
 
 // rollback undoes what was not committed.
@@ -134,7 +123,7 @@ func (t *telling) append(ctx context.Context, e *event.Event) error {
 		return err
 	}
 	prefix := event.NewPrefix()
-	err = t.insert.QueryRowContext(ctx, prefix, e.Tenant, e.Sandbox, string(e.Type), e.Time.UnixMilli(), string(text)).Scan(&e.Seq, &e.Number)
+	err = t.ready[insertEvent].QueryRowContext(ctx, prefix, e.Tenant, e.Sandbox, string(e.Type), e.Time.UnixMilli(), string(text)).Scan(&e.Seq, &e.Number)
 	if err != nil {
 		return err
 	}
@@ -165,7 +154,7 @@ func (t *telling) prune(ctx context.Context, e *event.Event) error {
 
 // AppendEvents implements event.Storage.
 func (s *Store) AppendEvents(ctx context.Context, events []event.Event) error {
-	t, err := s.beginTelling(ctx, true)
+	t, err := s.beginTelling(ctx, insertEvent)
 	if err != nil {
 		return s.explain("write", err)
 	}

@@ -61,12 +61,15 @@ func unique(err error) bool {
 // fs.ErrNotExist if there is no record, fs.ErrExist if the name that it now has is taken. The events that tell the change
 // are kept if and only if it is.
 func (s *Store) Update(ctx context.Context, id driver.ID, change func(*Record) error, tell ...Teller) (Record, error) {
-	tx, err := s.beginTelling(ctx, len(tell) > 0)
+	const read = "SELECT record FROM sandboxes WHERE id = ?"
+	const write = `UPDATE sandboxes SET tenant = ?, name = ?, state = ?, created = ?, ended = ?, record = ?,
+		decision = iif(?7 = '', decision, ?7) WHERE id = ?8`
+	tx, err := s.beginTelling(ctx, read, write, insertEvent)
 	if err != nil {
 		return Record{}, s.explain("write", err)
 	}
 	defer tx.rollback()
-	r, err := scan[Record](tx.QueryRowContext(ctx, "SELECT record FROM sandboxes WHERE id = ?", string(id)))
+	r, err := scan[Record](tx.ready[read].QueryRowContext(ctx, string(id)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Record{}, notFound(string(id))
 	}
@@ -82,8 +85,7 @@ func (s *Store) Update(ctx context.Context, id driver.ID, change func(*Record) e
 	if err != nil {
 		return Record{}, fmt.Errorf("save sandbox %s: %w", id, err)
 	}
-	_, err = tx.ExecContext(ctx, `UPDATE sandboxes SET tenant = ?, name = ?, state = ?, created = ?, ended = ?, record = ?,
-		decision = iif(?7 = '', decision, ?7) WHERE id = ?8`,
+	_, err = tx.ready[write].ExecContext(ctx,
 		r.Tenant, r.Name, string(r.State), millis(r.Created), millis(r.Ended), text, decision, string(id))
 	if err == nil {
 		err = tx.tell(ctx, r, told, tell)
@@ -121,7 +123,7 @@ func (s *Store) Delete(ctx context.Context, id driver.ID, tell ...Teller) error 
 		_, err := s.write(ctx, "DELETE FROM sandboxes WHERE id = ?", string(id))
 		return s.explain("write", err)
 	}
-	tx, err := s.beginTelling(ctx, true)
+	tx, err := s.beginTelling(ctx, insertEvent)
 	if err != nil {
 		return s.explain("write", err)
 	}

@@ -35,10 +35,10 @@ type Store struct {
 	log  *slog.Logger
 	db   *sql.DB
 
-	mu          sync.Mutex
-	reads       *sql.DB   // guarded by mu; a second connection, nil until somebody reads events
-	insertEvent *sql.Stmt // guarded by mu; nil until the first event
-	onEvents    []func()  // guarded by mu; called when events were kept
+	mu       sync.Mutex
+	reads    *sql.DB              // guarded by mu; a second connection, nil until somebody reads events
+	ready    map[string]*sql.Stmt // guarded by mu; by their text
+	onEvents []func()             // guarded by mu; called when events were kept
 }
 
 // options are what every connection sets. Of the settings:
@@ -53,7 +53,7 @@ const options = "_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=synchrono
 // Open opens the database in dir, and makes it if there is none. A database that is damaged, or of a newer version, is
 // an error and stays as it is.
 func Open(ctx context.Context, dir string, log *slog.Logger) (*Store, error) {
-	s := &Store{path: filepath.Join(dir, File), log: log}
+	s := &Store{path: filepath.Join(dir, File), log: log, ready: map[string]*sql.Stmt{}}
 	// SQLite would make the file with the umask's mode; it holds the tokens of the agents.
 	f, err := os.OpenFile(s.path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	if err == nil {
@@ -158,6 +158,21 @@ func (s *Store) useLog(ctx context.Context) error {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
+}
+
+// prepared keeps a statement ready that is asked for often, because reading it takes SQLite as long as obeying it. A
+// transaction has the only connection, so it must be asked for before one begins.
+func (s *Store) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if stmt := s.ready[query]; stmt != nil {
+		return stmt, nil
+	}
+	stmt, err := s.db.PrepareContext(ctx, query)
+	if err == nil {
+		s.ready[query] = stmt
+	}
+	return stmt, err
 }
 
 type querier interface {

@@ -64,8 +64,8 @@ func (s *templates) Delete(name string) error {
 	return nil
 }
 
-func (s *templates) Root(_ context.Context, name string, _ []driver.Form) (driver.Root, error) {
-	_, err := s.Get(name)
+func (s *templates) RootOf(_ context.Context, t image.Template, _ []driver.Form) (driver.Root, error) {
+	_, err := s.Get(t.Name)
 	return driver.Root{Form: driver.FormDirectory, Path: "/"}, err
 }
 

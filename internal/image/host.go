@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -50,9 +51,28 @@ type hostPlan struct {
 // planHost looks at the host. It runs for every sandbox, so it does little: the tree itself is made once per key. That
 // a file was edited within a copied directory shows at the next boot, or once the directory itself changes.
 func (s *Store) planHost() (hostPlan, error) {
-	p := hostPlan{links: map[string]string{}}
 	sum := sha256.New()
 	fmt.Fprintln(sum, hostVersion)
+	p, err := s.planTop(sum)
+	if err != nil {
+		return p, err
+	}
+	if p.config, err = s.publicConfig(); err != nil {
+		return p, err
+	}
+	for _, path := range p.config {
+		var st unix.Stat_t
+		if unix.Lstat(filepath.Join(s.host, path), &st) == nil {
+			fmt.Fprintf(sum, "etc %s %d %d %d %d\n", path, st.Ino, st.Size, st.Mode, st.Ctim.Nano())
+		}
+	}
+	p.key = hex.EncodeToString(sum.Sum(nil))
+	return p, nil
+}
+
+// planTop finds where the host's programs lie, and tells sum.
+func (s *Store) planTop(sum io.Writer) (hostPlan, error) {
+	p := hostPlan{links: map[string]string{}}
 	for _, name := range []string{"bin", "lib", "lib32", "lib64", "libx32", "sbin", "usr"} {
 		info, err := os.Lstat(filepath.Join(s.host, name))
 		switch {
@@ -73,17 +93,6 @@ func (s *Store) planHost() (hostPlan, error) {
 			}
 		}
 	}
-	var err error
-	if p.config, err = s.publicConfig(); err != nil {
-		return p, err
-	}
-	for _, path := range p.config {
-		var st unix.Stat_t
-		if unix.Lstat(filepath.Join(s.host, path), &st) == nil {
-			fmt.Fprintf(sum, "etc %s %d %d %d %d\n", path, st.Ino, st.Size, st.Mode, st.Ctim.Nano())
-		}
-	}
-	p.key = hex.EncodeToString(sum.Sum(nil))
 	return p, nil
 }
 
@@ -166,11 +175,15 @@ func (s *Store) hostTemplate() (Template, error) {
 }
 
 // hostRoot gives the template host: a tiny tree with the host's programs bound into it.
-func (s *Store) hostRoot(ctx context.Context, forms []driver.Form) (driver.Root, error) {
+func (s *Store) hostRoot(ctx context.Context, t Template, forms []driver.Form) (driver.Root, error) {
 	if !slices.Contains(forms, driver.FormDirectory) {
 		return driver.Root{}, noForm(HostName, forms)
 	}
-	p, err := s.planHost()
+	if final, err := s.treePath(hexOf(t.Digest)); err == nil && s.touch(final) == nil {
+		p, err := s.planTop(io.Discard)
+		return driver.Root{Form: driver.FormDirectory, Path: filepath.Join(final, "root"), Binds: p.binds}, s.blameSource("look at the host", err)
+	}
+	p, err := s.planHost() // the host may have changed since t was got
 	if err != nil {
 		return driver.Root{}, s.blameSource("look at the host", err)
 	}

@@ -19,18 +19,24 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/image/rootfs"
 )
 
-// Root returns the template's root file system in the first of the forms that it can have. An image is unpacked the
-// first time somebody wants a directory. errors.ErrUnsupported if none of the forms will do.
+// Root is RootOf the template that is called name now.
 func (s *Store) Root(ctx context.Context, name string, forms []driver.Form) (driver.Root, error) {
-	if name == HostName {
-		return s.hostRoot(ctx, forms)
-	}
 	t, err := s.Get(name)
 	if err != nil {
 		return driver.Root{}, err
 	}
+	return s.RootOf(ctx, t, forms)
+}
+
+// RootOf returns the template's root file system in the first of the forms that it can have. An image is unpacked the
+// first time somebody wants a directory. errors.ErrUnsupported if none of the forms will do.
+func (s *Store) RootOf(ctx context.Context, t Template, forms []driver.Form) (driver.Root, error) {
+	if t.Name == HostName {
+		return s.hostRoot(ctx, t, forms)
+	}
 	for _, form := range forms {
 		var path string
+		var err error
 		switch form {
 		case driver.FormDisk:
 			path, err = s.disk(t)
@@ -39,9 +45,9 @@ func (s *Store) Root(ctx context.Context, name string, forms []driver.Form) (dri
 		default:
 			continue
 		}
-		return driver.Root{Form: form, Path: path}, s.blame("serve template "+name, err)
+		return driver.Root{Form: form, Path: path}, s.blame("serve template "+t.Name, err)
 	}
-	return driver.Root{}, noForm(name, forms)
+	return driver.Root{}, noForm(t.Name, forms)
 }
 
 func noForm(name string, forms []driver.Form) error {
@@ -109,16 +115,20 @@ func (s *Store) treeSuffix() (string, error) {
 	return "-" + boot + s.owners(), err
 }
 
+func (s *Store) treePath(hex string) (string, error) {
+	suffix, err := s.suffix()
+	return filepath.Join(s.dir, treesDir, hex+suffix), err
+}
+
 // tree returns the path of the unpacked tree of a digest. It makes it by load if it is not there.
 //
 // A tree is written without waiting for the disk, which could take long, so a power cut may leave holes in it:
 // therefore it serves for one boot only.
 func (s *Store) tree(ctx context.Context, hex string, load func() (*erofs.Node, func() error, error)) (string, error) {
-	suffix, err := s.suffix()
+	final, err := s.treePath(hex)
 	if err != nil {
 		return "", err
 	}
-	final := filepath.Join(s.dir, treesDir, hex+suffix)
 	root := filepath.Join(final, "root")
 	if s.touch(final) == nil {
 		return root, nil

@@ -199,7 +199,7 @@ func (m *Manager) root(ctx context.Context, p *plan, info driver.Info, t *Timing
 	if p.template, err = m.cfg.Images.Get(name); err != nil {
 		return driver.Root{}, err
 	}
-	return m.cfg.Images.Root(ctx, name, info.Forms)
+	return m.cfg.Images.RootOf(ctx, p.template, info.Forms)
 }
 
 func (m *Manager) record(req Request, info driver.Info, tpl image.Template, spec driver.Spec) store.Record {

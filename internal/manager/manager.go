@@ -28,7 +28,7 @@ import (
 // Images is what the manager needs of the templates.
 type Images interface {
 	Get(name string) (image.Template, error)
-	Root(ctx context.Context, name string, forms []driver.Form) (driver.Root, error)
+	RootOf(ctx context.Context, t image.Template, forms []driver.Form) (driver.Root, error)
 }
 
 // Drivers is the set of drivers that this program knows.

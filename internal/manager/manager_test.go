@@ -33,7 +33,7 @@ func (images) Get(name string) (image.Template, error) {
 	return image.Template{Name: "host", Digest: "sha256:1", User: "user", Workdir: "/home/user"}, nil
 }
 
-func (images) Root(context.Context, string, []driver.Form) (driver.Root, error) {
+func (images) RootOf(context.Context, image.Template, []driver.Form) (driver.Root, error) {
 	return driver.Root{Form: driver.FormDirectory, Path: "/"}, nil
 }
 

@@ -62,7 +62,7 @@ func (t *templates) List() ([]image.Template, error) {
 	return all, err
 }
 
-func (*templates) Root(context.Context, string, []driver.Form) (driver.Root, error) {
+func (*templates) RootOf(context.Context, image.Template, []driver.Form) (driver.Root, error) {
 	return driver.Root{Form: driver.FormDirectory, Path: "/"}, nil
 }
 

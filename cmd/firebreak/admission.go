@@ -48,11 +48,15 @@ func (s *service) admission(ctx context.Context) (string, error) {
 	if anyValid(all) {
 		return "", nil
 	}
-	key, _, err := rpc.CreateKey(ctx, s.parts.keys, "", "made by firebreak serve")
+	key, made, err := rpc.CreateKey(ctx, s.parts.keys, "", "made by firebreak serve")
 	if err != nil {
 		return "", err
 	}
-	return key, writeKey(path, key)
+	if err := writeKey(path, key); err != nil {
+		// A key that nobody knows would keep the next start from making one.
+		return "", errors.Join(err, s.parts.keys.Revoke(ctx, made.ID))
+	}
+	return key, nil
 }
 
 func anyValid(keys []auth.Key) bool {

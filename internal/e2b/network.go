@@ -79,13 +79,18 @@ func isAddresses(text string) bool {
 	return err == nil
 }
 
+var (
+	hostPattern = regexp.MustCompile(`^(\*|(\*\.)?([a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?\.)*[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?)$`)
+	maskPattern = regexp.MustCompile(`^([a-zA-Z0-9._-]|\[[0-9a-fA-F:.]+\]|:|\$\{PORT\})*$`)
+)
+
 func isDomain(text string) bool {
-	return len(text) <= maxHost && regexp.MustCompile(`^(\*|(\*\.)?([a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?\.)*[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?)$`).MatchString(text)
+	return len(text) <= maxHost && hostPattern.MatchString(text)
 }
 
 // isHostMask takes what can stand in a Host header.
 func isHostMask(text string) bool {
-	return len(text) <= maxHost && regexp.MustCompile(`^([a-zA-Z0-9._-]|\[[0-9a-fA-F:.]+\]|:|\$\{PORT\})*$`).MatchString(text)
+	return len(text) <= maxHost && maskPattern.MatchString(text)
 }
 
 // note is what is kept of it; empty if it says nothing.

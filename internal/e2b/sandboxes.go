@@ -17,11 +17,13 @@ const (
 	minRefresh = 15 * time.Second // that a refresh gives at least
 )
 
+var idPattern = regexp.MustCompile(`^[a-z0-9]{1,63}$`)
+
 // living returns the sandbox that a request's path names, if it is the caller's and has not ended. People may write a
 // name or the beginning of an ID elsewhere; here only an ID is one.
 func (d *Door) living(r *http.Request) (store.Record, error) {
 	id := r.PathValue("id")
-	if !regexp.MustCompile(`^[a-z0-9]{1,63}$`).MatchString(id) {
+	if !idPattern.MatchString(id) {
 		return store.Record{}, notFound("sandbox", id)
 	}
 	rec, err := d.cfg.Sandboxes.Find(r.Context(), id)

@@ -7,13 +7,13 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"syscall"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/reach"
 )
 
 // publicOnly is a way to registries that ends at this host and its networks: whoever may name an image could otherwise
@@ -58,7 +58,7 @@ func checkHost(ctx context.Context, host string) error {
 		} // else only the proxy can resolve names, and ours has none for this one
 	}
 	for _, a := range addresses {
-		if !isPublic(a) {
+		if reach.Address(a) != reach.Everyone {
 			return notPublic(host)
 		}
 	}
@@ -70,7 +70,7 @@ func checkAddress(_, address string, _ syscall.RawConn) error {
 	if err != nil {
 		return fmt.Errorf("read address: %w", err)
 	}
-	if !isPublic(to.Addr()) {
+	if reach.Address(to.Addr()) != reach.Everyone {
 		return notPublic(to.Addr().String())
 	}
 	return nil
@@ -79,19 +79,4 @@ func checkAddress(_, address string, _ syscall.RawConn) error {
 func notPublic(where string) error {
 	return &firebreak.Error{Kind: firebreak.KindDenied, Err: fmt.Errorf("%s is not on the public Internet", where),
 		Mend: "use an image of a public registry, or have the operator name this one"}
-}
-
-func isPublic(a netip.Addr) bool {
-	a = a.Unmap().WithZone("")
-	inside := func(p string) bool { return netip.MustParsePrefix(p).Contains(a) }
-	return a.IsGlobalUnicast() && !a.IsPrivate() && !slices.ContainsFunc(special(), inside)
-}
-
-// special are the ranges that package netip does not know as private: of carriers, protocols, documents, benchmarks and
-// the future, those in which an IPv4 address is wrapped, and the public one at which Azure tells a host its secrets.
-func special() []string {
-	return []string{"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15",
-		"198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4", "168.63.129.16/32",
-		"::/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23",
-		"2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16", "fec0::/10"}
 }

@@ -2,7 +2,6 @@ package image
 
 import (
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -13,20 +12,6 @@ import (
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/image/rootfs"
 )
-
-func TestIsPublic(t *testing.T) {
-	for address, want := range map[string]bool{
-		"1.1.1.1": true, "2606:4700::1111": true, "::ffff:8.8.8.8": true,
-		"127.0.0.1": false, "::1": false, "10.1.2.3": false, "172.16.0.1": false, "192.168.1.1": false, "169.254.169.254": false,
-		"100.100.100.200": false, "0.0.0.0": false, "::": false, "255.255.255.255": false, "224.0.0.1": false, "fe80::1": false,
-		"fd00:ec2::254": false, "::ffff:127.0.0.1": false, "::ffff:169.254.169.254": false, "64:ff9b::7f00:1": false, "2002:7f00:1::": false,
-		"198.18.0.1": false, "ff02::1": false, "fe80::1%eth0": false, "168.63.129.16": false, "168.63.129.17": true, "::7f00:1": false,
-	} {
-		if got := isPublic(netip.MustParseAddr(address)); got != want {
-			t.Errorf("%s: %v", address, got)
-		}
-	}
-}
 
 func TestStrangersReachNothingOfThisHost(t *testing.T) {
 	var asked atomic.Int32

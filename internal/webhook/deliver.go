@@ -98,7 +98,7 @@ func (d *deliverer) deliver(ctx context.Context, e event.Event) error {
 		}
 		d.of.cfg.Sent(failed)
 		d.log.Debug("webhook failed", "event", e.ID, "failures", d.failures, "err", failure)
-		if err := wait(ctx, max(d.of.pace.pause(d.failures), min(after, maxPause))); err != nil {
+		if err := wait(ctx, max(d.of.pace.pause(d.failures), after)); err != nil {
 			return err
 		}
 	}
@@ -149,9 +149,10 @@ func (d *deliverer) post(ctx context.Context, body []byte, signature string) (no
 		return false, 0, nil
 	}
 	seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))
-	if err != nil || seconds < 0 || seconds > int(maxPause/time.Second) {
+	if err != nil || seconds < 0 {
 		seconds = 0
 	}
+	seconds = min(seconds, int(maxPause/time.Second))
 	switch resp.StatusCode {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
 	default:

@@ -265,3 +265,28 @@ func TestEveryDirectDependencyHasItsReason(t *testing.T) {
 		}
 	}
 }
+
+// Each sandbox starts this program a few times over: a pattern that is compiled with the package costs all of them time.
+func TestNoPatternIsCompiledAtStart(t *testing.T) {
+	sourceFiles(t, func(name string, source []byte) {
+		f, err := parser.ParseFile(token.NewFileSet(), name, source, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, decl := range f.Decls {
+			vars, ok := decl.(*ast.GenDecl)
+			if !ok || strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			ast.Inspect(vars, func(n ast.Node) bool {
+				if call, ok := n.(*ast.CallExpr); ok {
+					if fn, ok := call.Fun.(*ast.SelectorExpr); ok && fn.Sel.Name == "MustCompile" {
+						t.Errorf("%s compiles a pattern before main begins: use sync.OnceValue", name)
+					}
+				}
+				_, function := n.(*ast.FuncLit)
+				return !function
+			})
+		}
+	})
+}

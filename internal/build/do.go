@@ -8,6 +8,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 
 	"connectrpc.com/connect"
 
@@ -94,9 +95,9 @@ func (b *box) runCommand(ctx context.Context, s step.Step) error {
 // hint says what a failure may come from that the command's own words do not tell.
 func (b *box) hint(output string) string {
 	switch {
-	case offline.MatchString(output):
+	case offline().MatchString(output):
 		return offlineHint
-	case b.boundary == firebreak.BoundarySharedKernel && powerless.MatchString(output):
+	case b.boundary == firebreak.BoundarySharedKernel && powerless().MatchString(output):
 		return powerlessHint
 	}
 	return ""
@@ -172,12 +173,14 @@ exec adduser -D -s /bin/bash %[1]s`
 const addSudo = `command -v sudo >/dev/null || { echo "there is no sudo in the image"; exit 1; }
 mkdir -p /etc/sudoers.d && printf '%%s ALL=(ALL:ALL) NOPASSWD: ALL\n' %[1]s >/etc/sudoers.d/build-%[2]d && chmod 0440 /etc/sudoers.d/build-%[2]d`
 
-var numeric = regexp.MustCompile(`^[0-9]+(:[0-9]+)?$`)
+var numeric = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[0-9]+(:[0-9]+)?$`)
+})
 
 // setUser changes who steps and sandboxes run as. Accounts that are numbers need not be there.
 func (b *box) setUser(ctx context.Context, s step.Step) error {
 	user := s.User
-	if !numeric.MatchString(user) {
+	if !numeric().MatchString(user) {
 		user, _, _ = strings.Cut(user, ":") // its groups are the account's
 		if err := b.open(ctx); err != nil {
 			return err

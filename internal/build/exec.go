@@ -8,6 +8,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"sync"
 
 	"connectrpc.com/connect"
 
@@ -130,13 +131,17 @@ func exists(ctx context.Context, g *guest.Guest, path string) (bool, error) {
 }
 
 // offline matches what programs say that found no network.
-var offline = regexp.MustCompile(`(?i)temporary failure in name resolution|temporary failure resolving|could not resolve|` +
-	`name or service not known|no address associated with|eai_again|enotfound|network is unreachable|failed to establish a new connection|` +
-	`no such host|dial tcp: lookup|unable to connect to|connection refused.*(pypi|npm|debian|ubuntu|github)`)
+var offline = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?i)temporary failure in name resolution|temporary failure resolving|could not resolve|` +
+		`name or service not known|no address associated with|eai_again|enotfound|network is unreachable|failed to establish a new connection|` +
+		`no such host|dial tcp: lookup|unable to connect to|connection refused.*(pypi|npm|debian|ubuntu|github)`)
+})
 
 const offlineHint = "sandboxes have no network in this version of firebreak: copy in what the step would fetch, or begin with an image that has it"
 
 // powerless matches what programs say that are root in name only.
-var powerless = regexp.MustCompile(`(?i)permission denied|operation not permitted|must be run as root|no new privileges`)
+var powerless = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?i)permission denied|operation not permitted|must be run as root|no new privileges`)
+})
 
 const powerlessHint = "in a container, root has no rights beyond those of the files that are its own: templates are best built where gvisor is chosen"

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/auth"
@@ -19,8 +20,12 @@ const (
 )
 
 var (
-	namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
-	tagPattern  = regexp.MustCompile(`^[a-z0-9_][a-z0-9_.-]*$`)
+	namePattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`)
+	})
+	tagPattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[a-z0-9_][a-z0-9_.-]*$`)
+	})
 )
 
 // Ref is what a client calls a template: namespace/name:tag, of which only the name is needed.
@@ -44,9 +49,9 @@ func ParseRef(text string) (Ref, error) {
 		namespace, name = "", rest
 	}
 	switch {
-	case len(name) > maxNameBytes || !namePattern.MatchString(name):
+	case len(name) > maxNameBytes || !namePattern().MatchString(name):
 		return r, invalidName("%.100q is no name for a template", text)
-	case hasTag && (len(tag) > maxNameBytes || !tagPattern.MatchString(tag)):
+	case hasTag && (len(tag) > maxNameBytes || !tagPattern().MatchString(tag)):
 		return r, invalidName("%.100q is no tag", tag)
 	case below && (auth.Tenant{ID: namespace}).Check() != nil:
 		return r, invalidName("%.100q belongs to nobody who could be", text)
@@ -59,7 +64,7 @@ func checkTags(tags []string) ([]string, error) {
 	var all []string
 	for _, tag := range tags {
 		tag = strings.ToLower(strings.TrimSpace(tag))
-		if len(tag) > maxNameBytes || !tagPattern.MatchString(tag) {
+		if len(tag) > maxNameBytes || !tagPattern().MatchString(tag) {
 			return nil, invalidName("%.100q is no tag", tag)
 		}
 		all = append(all, tag)

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
@@ -257,9 +258,11 @@ func (e *Engine) reason(err error) string {
 	case firebreak.KindOf(err) == firebreak.KindInternal:
 		return "something went wrong in firebreak; its log says what"
 	}
-	text := layerMake.ReplaceAllString(err.Error(), "")
+	text := layerMake().ReplaceAllString(err.Error(), "")
 	return strings.ReplaceAll(text, filepath.Dir(e.cfg.Dir), "the state directory")
 }
 
 // layerMake is what errors of the image store begin with, and nobody needs to read.
-var layerMake = regexp.MustCompile(`(make|name) template ~[a-z2-7]+: `)
+var layerMake = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(make|name) template ~[a-z2-7]+: `)
+})

@@ -8,6 +8,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -59,11 +60,13 @@ left out, with a warning, and so are devices. Permissions are kept, but never se
 	return cmd
 }
 
-var remotePattern = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9_.-]*):(.*)$`)
+var remotePattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9_.-]*):(.*)$`)
+})
 
 // splitRemote takes "ID:PATH" apart. A local path with a colon is written ./with:colon.
 func splitRemote(s string) (sandbox, file string, ok bool) {
-	m := remotePattern.FindStringSubmatch(s)
+	m := remotePattern().FindStringSubmatch(s)
 	if m == nil {
 		return "", "", false
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/firebreak-dev/firebreak/internal/auth"
 )
@@ -80,17 +81,21 @@ func isAddresses(text string) bool {
 }
 
 var (
-	hostPattern = regexp.MustCompile(`^(\*|(\*\.)?([a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?\.)*[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?)$`)
-	maskPattern = regexp.MustCompile(`^([a-zA-Z0-9._-]|\[[0-9a-fA-F:.]+\]|:|\$\{PORT\})*$`)
+	hostPattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(\*|(\*\.)?([a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?\.)*[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?)$`)
+	})
+	maskPattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^([a-zA-Z0-9._-]|\[[0-9a-fA-F:.]+\]|:|\$\{PORT\})*$`)
+	})
 )
 
 func isDomain(text string) bool {
-	return len(text) <= maxHost && hostPattern.MatchString(text)
+	return len(text) <= maxHost && hostPattern().MatchString(text)
 }
 
 // isHostMask takes what can stand in a Host header.
 func isHostMask(text string) bool {
-	return len(text) <= maxHost && maskPattern.MatchString(text)
+	return len(text) <= maxHost && maskPattern().MatchString(text)
 }
 
 // note is what is kept of it; empty if it says nothing.

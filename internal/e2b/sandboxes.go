@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net/http"
 	"regexp"
+	"sync"
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
@@ -17,13 +18,15 @@ const (
 	minRefresh = 15 * time.Second // that a refresh gives at least
 )
 
-var idPattern = regexp.MustCompile(`^[a-z0-9]{1,63}$`)
+var idPattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-z0-9]{1,63}$`)
+})
 
 // living returns the sandbox that a request's path names, if it is the caller's and has not ended. People may write a
 // name or the beginning of an ID elsewhere; here only an ID is one.
 func (d *Door) living(r *http.Request) (store.Record, error) {
 	id := r.PathValue("id")
-	if !idPattern.MatchString(id) {
+	if !idPattern().MatchString(id) {
 		return store.Record{}, notFound("sandbox", id)
 	}
 	rec, err := d.cfg.Sandboxes.Find(r.Context(), id)

@@ -28,9 +28,11 @@ const hostVersion = "3"
 
 // hostConfig are the parts of the host's /etc that programs in /usr need and that are public by their nature. They are
 // copied, not mounted: every mount costs each sandbox time, and a copy takes only what everybody may read.
-var hostConfig = regexp.MustCompile(`^(alternatives|ssl|pki|ld\.so\.cache|ld\.so\.conf|ld\.so\.conf\.d|localtime|timezone` +
-	`|mime\.types|matplotlibrc|os-release|[a-z]+[-_](version|release)|services|protocols|rpc|gai\.conf|host\.conf|inputrc` +
-	`|bash\.bashrc|terminfo|fonts|locale\.alias|locale\.conf|magic|magic\.mime|python3(\.[0-9]+)?|perl|java-.*)$`)
+var hostConfig = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(alternatives|ssl|pki|ld\.so\.cache|ld\.so\.conf|ld\.so\.conf\.d|localtime|timezone` +
+		`|mime\.types|matplotlibrc|os-release|[a-z]+[-_](version|release)|services|protocols|rpc|gai\.conf|host\.conf|inputrc` +
+		`|bash\.bashrc|terminfo|fonts|locale\.alias|locale\.conf|magic|magic\.mime|python3(\.[0-9]+)?|perl|java-.*)$`)
+})
 
 // hostPublic says which directories of hostConfig are taken only in part.
 func hostPublic() map[string][]string {
@@ -153,7 +155,7 @@ func (s *Store) findPublicConfig() ([]string, error) {
 	parts := hostPublic()
 	var paths []string
 	for _, name := range names {
-		if !hostConfig.MatchString(name) {
+		if !hostConfig().MatchString(name) {
 			continue
 		}
 		if parts[name] == nil {

@@ -9,19 +9,22 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/firebreak-dev/firebreak"
 )
 
 // namePattern is that of image references: host[:port]/path:tag@digest, of which only a first word is needed.
-var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+/[a-z0-9][a-z0-9._-]*)?(/[a-z0-9][a-z0-9._-]*)*` +
-	`(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?$`)
+var namePattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]+/[a-z0-9][a-z0-9._-]*)?(/[a-z0-9][a-z0-9._-]*)*` +
+		`(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[0-9a-f]{64})?$`)
+})
 
 const maxName = 200
 
 // CheckName returns an error of firebreak.KindInvalid unless name can name a template.
 func CheckName(name string) error {
-	if len(name) > maxName || len(url.PathEscape(name)) > maxName+40 || !namePattern.MatchString(name) {
+	if len(name) > maxName || len(url.PathEscape(name)) > maxName+40 || !namePattern().MatchString(name) {
 		return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "read template name",
 			Err:  fmt.Errorf("%.80q is no name for a template", name),
 			Mend: "use letters, digits and ._- as in my-template:v1, or an image reference as in ghcr.io/owner/image:tag"}
@@ -37,9 +40,11 @@ const layerPrefix = "~"
 func LayerName() string { return layerPrefix + strings.ToLower(rand.Text()) }
 
 // IsLayerName reports whether LayerName could have made name.
-func IsLayerName(name string) bool { return layerPattern.MatchString(name) }
+func IsLayerName(name string) bool { return layerPattern().MatchString(name) }
 
-var layerPattern = regexp.MustCompile(`^~[a-z2-7]{26}$`)
+var layerPattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^~[a-z2-7]{26}$`)
+})
 
 // checkAny is CheckName for those who may have been given a layer's name.
 func checkAny(name string) error {

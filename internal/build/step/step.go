@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/firebreak-dev/firebreak"
@@ -136,10 +137,12 @@ func optional(args []string, n int) string {
 	return ""
 }
 
-var userPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\$?(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?$`)
+var userPattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\$?(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?$`)
+})
 
 func checkUser(name string, empty bool) error {
-	if name == "" && empty || userPattern.MatchString(name) {
+	if name == "" && empty || userPattern().MatchString(name) {
 		return nil
 	}
 	return fmt.Errorf("%.50q is no user", name)
@@ -159,10 +162,12 @@ func (s *Step) parseEnv() error {
 	return nil
 }
 
-var hashPattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
+var hashPattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[0-9a-f]{64}$`)
+})
 
 // IsHash reports whether text can be the hash of an upload: SHA-256 in hexadecimal.
-func IsHash(text string) bool { return hashPattern.MatchString(text) }
+func IsHash(text string) bool { return hashPattern().MatchString(text) }
 
 func (s *Step) parseCopy() error {
 	if len(s.Args) < 2 || len(s.Args) > 4 {

@@ -1,0 +1,242 @@
+package engine_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/driver/wasm/engine"
+)
+
+func open(t testing.TB, dir string) *engine.Engine {
+	t.Helper()
+	e := engine.New(dir)
+	t.Cleanup(func() {
+		if err := e.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+func load(t testing.TB, e *engine.Engine, wasm []byte) *engine.Module {
+	t.Helper()
+	m, err := e.Load(t.Context(), wasm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Release)
+	return m
+}
+
+// TestHostile: what a module must not do ends it with the reason, and the engine serves on.
+func TestHostile(t *testing.T) {
+	e := open(t, t.TempDir())
+	for _, test := range []struct {
+		name string
+		wasm []byte
+		want string
+	}{
+		{"deep recursion", command(1, recurse...), "stack overflow"},
+		{"outside of its memory", command(1, outside...), "out of bounds memory access"},
+		{"unreachable", command(1, 0x00), "unreachable"},
+		{"what nobody offers", importing("env", "socket"), "it called socket of env, which it is not given"},
+		{"endless loop", command(1, loop...), context.DeadlineExceeded.Error()},
+		{"more memory at first than it may have", command(8000), engine.ErrMemory.Error()},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			_, err := load(t, e, test.wasm).Run(ctx, engine.Config{})
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, want %s", err, test.want)
+			}
+		})
+	}
+	if _, err := load(t, e, command(1)).Run(t.Context(), engine.Config{}); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// TestLoopFreesItsThread: many loops that are ended at once leave no goroutine and no running thread.
+func TestLoopFreesItsThread(t *testing.T) {
+	m := load(t, open(t, t.TempDir()), command(1, loop...))
+	before := runtime.NumGoroutine()
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			if _, err := m.Run(ctx, engine.Config{}); !errors.Is(err, context.Canceled) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	runtime.GC() // a loop must not stop the collector, which stops the world
+	cancel()
+	all.Wait()
+	for i := 0; runtime.NumGoroutine() > before && i < 1000; i++ {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n := runtime.NumGoroutine(); n > before {
+		t.Errorf("%d goroutines before, %d after", before, n)
+	}
+}
+
+// TestMemory: all instances of a sandbox share what it may have, and give it back.
+func TestMemory(t *testing.T) {
+	m := load(t, open(t, t.TempDir()), command(1, growing...))
+	memory := engine.NewMemory(64 << 20)
+	for range 3 {
+		if _, err := m.Run(t.Context(), engine.Config{Memory: memory}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if memory.Peak() != 64<<20 || memory.Used() != 0 || memory.Denied() != 3 {
+		t.Errorf("peak %d, used %d, denied %d", memory.Peak(), memory.Used(), memory.Denied())
+	}
+	first, err := m.Instantiate(t.Context(), engine.Config{Memory: memory})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Run(t.Context(), engine.Config{Memory: memory}); !errors.Is(err, engine.ErrMemory) {
+		t.Errorf("a second beside one that has all: %v", err)
+	}
+	first.Close()
+	first.Close()
+	if memory.Used() != 0 {
+		t.Errorf("after Close %d bytes are taken", memory.Used())
+	}
+}
+
+// TestRefused: what cannot or must not be compiled is refused before it takes anything.
+func TestRefused(t *testing.T) {
+	e := open(t, t.TempDir())
+	manyLocals := append([]byte{1}, append(leb(1<<30), 0x7f, 0x0b)...)
+	for name, test := range map[string]struct {
+		wasm []byte
+		want string
+	}{
+		"empty":             {nil, "does not begin"},
+		"text":              {[]byte("#!/bin/sh"), "does not begin"},
+		"a component":       {[]byte("\x00asm\x0d\x00\x01\x00"), "does not begin"},
+		"cut short":         {command(1, loop...)[:40], "ends too early"},
+		"two memories":      {module(section(5, vec([]byte{0, 1}, []byte{0, 1}))), "2 memories"},
+		"shared memory":     {module(section(5, vec([]byte{3, 1, 1}))), "no threads"},
+		"a huge memory":     {module(section(5, vec(append([]byte{0}, leb(1<<20)...)))), "65536 is the most"},
+		"a huge table":      {module(section(4, vec(append([]byte{0x70, 0}, leb(1<<28)...)))), "more than 1048576 elements"},
+		"many functions":    {module(section(3, leb(1<<30))), "200000 is the most"},
+		"many locals":       {module(section(10, append([]byte{1}, append(leb(len(manyLocals)), manyLocals...)...))), "more than 20000 variables"},
+		"imports a memory":  {module(section(2, vec(append(append(named("env"), named("memory")...), 2, 0, 1)))), "must be its own"},
+		"of another WASI":   {importing("wasi_snapshot_preview1", "sock_open"), "no such function"},
+		"an invalid opcode": {command(1, 0xff), "invalid"},
+	} {
+		_, err := e.Load(t.Context(), test.wasm)
+		if firebreak.KindOf(err) != firebreak.KindInvalid || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %s", name, err, test.want)
+		}
+	}
+}
+
+// TestDisk: what was compiled is used again unless somebody changed it, and then it is compiled anew.
+func TestDisk(t *testing.T) {
+	dir := t.TempDir()
+	wasm := command(1, loop...)
+	compiled := func() string {
+		t.Helper()
+		e := engine.New(dir)
+		m, err := e.Load(t.Context(), wasm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := m.Run(ctx, engine.Config{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("it runs otherwise: %v", err)
+		}
+		found, err := filepath.Glob(filepath.Join(dir, "*", "wazero-*", "*"))
+		if err != nil || len(found) != 1 {
+			t.Fatalf("compiled files: %q, %v", found, err)
+		}
+		m.Release()
+		if err := e.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return found[0]
+	}
+	file := compiled()
+	genuine, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(compiled()); err != nil || !os.SameFile(info, old) {
+		t.Errorf("what is genuine was compiled again: %v", err)
+	}
+	key, err := os.ReadFile(filepath.Join(dir, "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func() error{
+		"code changed": func() error {
+			bad := bytes.Clone(genuine)
+			bad[len(bad)/2] ^= 1
+			return os.WriteFile(file, bad, 0o600)
+		},
+		"code missing":      func() error { return os.Remove(file) },
+		"another file":      func() error { return os.WriteFile(filepath.Join(filepath.Dir(file), "more"), nil, 0o600) },
+		"no authentication": func() error { return os.Remove(filepath.Join(filepath.Dir(filepath.Dir(file)), "mac")) },
+		"another key":       func() error { key[0] ^= 1; return os.WriteFile(filepath.Join(dir, "key"), key, 0o600) },
+	} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		again := compiled()
+		if data, err := os.ReadFile(again); err != nil || !bytes.Equal(data, genuine) {
+			t.Errorf("%s: not compiled anew: %v", name, err)
+		}
+	}
+	for _, secret := range []string{"key", "."} {
+		if info, err := os.Stat(filepath.Join(dir, secret)); err != nil || secret == "key" && info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", secret, info.Mode(), err)
+		}
+	}
+}
+
+// FuzzModule: whatever the bytes are, they are refused or run within their limits.
+func FuzzModule(f *testing.F) {
+	for _, code := range [][]byte{loop, recurse, outside, growing, {0x00}} {
+		f.Add(command(1, code...))
+	}
+	f.Add(importing("env", "f"))
+	f.Add(importing("wasi_snapshot_preview1", "proc_exit"))
+	e := open(f, f.TempDir())
+	f.Fuzz(func(t *testing.T, wasm []byte) {
+		m, err := e.Load(t.Context(), wasm)
+		if err != nil {
+			if firebreak.KindOf(err) != firebreak.KindInvalid {
+				t.Errorf("not blamed on the module: %v", err)
+			}
+			return
+		}
+		defer m.Release()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if m.Exports("_start") {
+			_, _ = m.Run(ctx, engine.Config{Memory: engine.NewMemory(16 << 20), Output: 1 << 10})
+		}
+	})
+}

@@ -22,7 +22,7 @@ const module = "github.com/firebreak-dev/firebreak"
 // ARCHITECTURE.md is this text.
 const layers = `
 7  cmd/firebreak  cmd/firebreak-agent  internal/bench  internal/bench/runsc  internal/sdktest
-6  internal/e2b  internal/rpc  internal/server  internal/cli  client
+6  internal/e2b  internal/rpc  internal/mcp  internal/server  internal/cli  client
 5  internal/manager  internal/build
 4  internal/driver/all  internal/dataplane
 3  internal/driver/fake  internal/driver/process  internal/driver/container  internal/driver/gvisor  internal/driver/drivertest  internal/driver/drivertest/inside

@@ -40,7 +40,7 @@ func run(ctx context.Context, args []string) int {
 	if own && args[0] == "run" {
 		defer oci.Stir()() // while all else starts
 	}
-	return cli.Main(ctx, args, os.Stdin, os.Stdout, os.Stderr, connect, serve)
+	return cli.Main(ctx, args, os.Stdin, os.Stdout, os.Stderr, connect, serve, speakMCP)
 }
 
 // wantsServer guesses, before the command line is parsed, whether it will want a server inside this process.
@@ -50,6 +50,9 @@ func wantsServer(args []string, server string) bool {
 	}
 	switch args[0] {
 	case "version", "help", "completion", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd:
+		return false
+	}
+	if args[0] == "mcp" && len(args) > 1 && args[1] == "install" {
 		return false
 	}
 	for _, arg := range args {

@@ -41,8 +41,8 @@ type Serve func(ctx context.Context, cfg config.Config, out, told io.Writer) err
 
 // Main runs one command line (without the program's name) and returns the exit status. It takes over the signals
 // SIGINT, SIGTERM, SIGHUP and SIGQUIT until it returns.
-func Main(ctx context.Context, args []string, stdin, stdout, stderr *os.File, connect Connect, serve Serve) int {
-	a := &app{in: stdin, out: stdout, errOut: stderr, connect: connect, serve: serve, lookupEnv: os.LookupEnv, subscribe: osSignals}
+func Main(ctx context.Context, args []string, stdin, stdout, stderr *os.File, connect Connect, serve Serve, speakMCP MCP) int {
+	a := &app{in: stdin, out: stdout, errOut: stderr, connect: connect, serve: serve, speakMCP: speakMCP, lookupEnv: os.LookupEnv, subscribe: osSignals}
 	return a.main(ctx, args)
 }
 
@@ -51,6 +51,7 @@ type app struct {
 	in, out, errOut *os.File
 	connect         Connect
 	serve           Serve
+	speakMCP        MCP
 	lookupEnv       func(string) (string, bool)
 	subscribe       func() (<-chan os.Signal, func())
 
@@ -114,7 +115,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.runCommand(), a.execCommand(), a.cpCommand(), a.lsCommand(), a.logsCommand(), a.waitCommand(),
 		a.killCommand(), a.pauseCommand(), a.resumeCommand(), a.timeoutCommand(), a.inspectCommand(), a.adviseCommand(),
 		a.doctorCommand(), a.policyCommand(), a.templateCommand(), a.serveCommand(), a.keyCommand(), a.tenantCommand(),
-		a.poolCommand(), a.versionCommand())
+		a.poolCommand(), a.mcpCommand(), a.versionCommand())
 	return root
 }
 
@@ -150,12 +151,8 @@ func (a *app) with(ctx context.Context, do func(context.Context, *client.Client)
 	if err := checkServer(a.server); err != nil {
 		return err
 	}
-	log := slog.New(slog.DiscardHandler)
-	if a.debug {
-		log = slog.New(slog.NewTextHandler(a.errOut, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	}
 	stop := a.waiting("starting")
-	c, closeServer, err := a.connect(ctx, ServerOptions{Server: a.server, APIKey: a.apiKey, StateDir: a.stateDir, Policy: a.policy, Log: log})
+	c, closeServer, err := a.connect(ctx, a.serverOptions())
 	stop()
 	if err != nil {
 		return err
@@ -169,6 +166,14 @@ func (a *app) with(ctx context.Context, do func(context.Context, *client.Client)
 		}
 	}()
 	return do(ctx, c)
+}
+
+func (a *app) serverOptions() ServerOptions {
+	log := slog.New(slog.DiscardHandler)
+	if a.debug {
+		log = slog.New(slog.NewTextHandler(a.errOut, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	return ServerOptions{Server: a.server, APIKey: a.apiKey, StateDir: a.stateDir, Policy: a.policy, Log: log}
 }
 
 func checkServer(address string) error {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/firebreak-dev/firebreak"
@@ -65,8 +66,8 @@ func (g *Guest) Import(ctx context.Context, to Import, archive io.Reader) error 
 	return res.Body.Close()
 }
 
-// do returns the answer if it has the status want, and else an error with the agent's own words, shortened.
-func (g *Guest) do(req *http.Request, op string, want int) (*http.Response, error) {
+// do returns the answer if it has one of the statuses wanted, and else an error with the agent's own words, shortened.
+func (g *Guest) do(req *http.Request, op string, want ...int) (*http.Response, error) {
 	res, err := g.client.Do(req)
 	if err != nil {
 		if ctxErr := req.Context().Err(); ctxErr != nil {
@@ -74,7 +75,7 @@ func (g *Guest) do(req *http.Request, op string, want int) (*http.Response, erro
 		}
 		return nil, &firebreak.Error{Kind: firebreak.KindUnavailable, Op: op, Err: err}
 	}
-	if res.StatusCode == want {
+	if slices.Contains(want, res.StatusCode) {
 		return res, nil
 	}
 	defer res.Body.Close()                                   //nolint:errcheck // read as far as we want it

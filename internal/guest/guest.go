@@ -185,6 +185,8 @@ func kindOf(status int) firebreak.Kind {
 		return firebreak.KindInvalid
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return firebreak.KindDenied
+	case http.StatusNotFound:
+		return firebreak.KindNotFound
 	case http.StatusNotImplemented:
 		return firebreak.KindUnsupported
 	case http.StatusInsufficientStorage:

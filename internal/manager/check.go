@@ -34,6 +34,8 @@ type Request struct {
 	Detached bool          // it lives on when this process ends
 	Name     string
 	Command  string // what it is for, shown to people
+	User     string // of programs that name none: a name, or numbers uid:gid; empty: the template's
+	Workdir  string // where they begin; empty: the template's
 
 	Metadata     map[string]string       // the caller's own words about it
 	Annotations  map[string]string       // the door's own, kept with the record
@@ -48,6 +50,7 @@ const (
 	maxEnvs     = 1000
 	maxEnvSize  = 1 << 20
 	maxCommand  = 4 << 10
+	maxUser     = 64
 	maxMetadata = 64 << 10
 	minMemory   = 16 << 20
 	minDisk     = 1 << 20
@@ -98,6 +101,10 @@ func (r Request) check() error {
 		return invalid("a limit of %d processes is not between 1 and %d", l.PIDs, 1<<22)
 	case len(r.Command) > maxCommand:
 		return invalid("the command is longer than %d bytes", maxCommand)
+	case len(r.User) > maxUser || strings.ContainsAny(r.User, "\x00\n"):
+		return invalid("the user %.80q is no name", r.User)
+	case r.Workdir != "" && !filepath.IsAbs(r.Workdir) || len(r.Workdir) > maxCommand || strings.Contains(r.Workdir, "\x00"):
+		return invalid("the work directory %.80q is no absolute path", r.Workdir)
 	case r.OnTimeout != "" && r.OnTimeout != firebreak.TimeoutKill && r.OnTimeout != firebreak.TimeoutPause:
 		return invalid("a sandbox whose time is up can be %s or %s, not %q", firebreak.TimeoutKill, firebreak.TimeoutPause, r.OnTimeout)
 	case len(r.Mounts) > maxMounts:

@@ -38,6 +38,8 @@ func TestBadRequests(t *testing.T) {
 		"memory":          {Request{Limits: firebreak.Limits{Memory: 4096}}, "memory limit", firebreak.KindInvalid},
 		"disk":            {Request{Limits: firebreak.Limits{Disk: -4096}}, "disk limit", firebreak.KindInvalid},
 		"pids":            {Request{Limits: firebreak.Limits{PIDs: -1}}, "processes", firebreak.KindInvalid},
+		"user":            {Request{User: "a\nb"}, "the user", firebreak.KindInvalid},
+		"work directory":  {Request{Workdir: "x"}, "the work directory", firebreak.KindInvalid},
 		"env":             {Request{Envs: map[string]string{"A=B": ""}}, "environment variable", firebreak.KindInvalid},
 		"env with nul":    {Request{Envs: map[string]string{"A": "\x00"}}, "environment variable", firebreak.KindInvalid},
 		"large env":       {Request{Envs: map[string]string{"A": strings.Repeat("a", 1<<20)}}, "environment variables", firebreak.KindInvalid},

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -214,7 +215,7 @@ func (m *Manager) record(req Request, info driver.Info, tpl image.Template, spec
 		Spec: spec, Token: auth.NewToken(), Created: time.Now().UTC(),
 		Metadata: req.Metadata, Annotations: req.Annotations, TrafficToken: req.TrafficToken,
 		OnTimeout: req.OnTimeout, AutoResume: req.AutoResume, Timeout: req.Timeout,
-		Agent: store.Agent{Envs: envs, User: tpl.User, Workdir: tpl.Workdir},
+		Agent: store.Agent{Envs: envs, User: cmp.Or(req.User, tpl.User), Workdir: cmp.Or(req.Workdir, tpl.Workdir)},
 	}
 }
 

@@ -183,8 +183,8 @@ func liveTable(w io.Writer, lives []*live) {
 		fmt.Fprintf(w, "| fork, exec and wait of `true` by a program inside, p50 | %s | %s ms | | |\n", l.driver, milliseconds(l.bare))
 		fmt.Fprintf(w, "| the difference: what the API adds | %s | %s ms | ≤ 1 ms | %s |\n", l.driver, milliseconds(over),
 			verdict(over <= time.Millisecond))
-		fmt.Fprintf(w, "| PSS of an idle sandbox, all its processes | %s | %.1f MB | ≤ %d MB | %s |\n", l.driver,
-			float64(l.idle)/1e6, idleBudget[l.driver]>>20, verdict(l.idle <= idleBudget[l.driver]))
+		fmt.Fprintf(w, "| PSS of an idle sandbox, all its processes | %s | %.1f MiB | ≤ %d MiB | %s |\n", l.driver,
+			float64(l.idle)/(1<<20), idleBudget[l.driver]>>20, verdict(l.idle <= idleBudget[l.driver]))
 		left := "nothing left behind"
 		if len(l.left) > 0 {
 			left = strings.Join(l.left, "; ")

@@ -37,7 +37,7 @@ type Driver interface {
 	// Create makes a sandbox whose agent answers on Dial, or returns an error and leaves nothing behind, also when
 	// ctx ends in the middle. fs.ErrExist if spec.ID lives already; errors.ErrUnsupported (wrapped) if spec.Needs()
 	// asks for what Probe's Caps do not offer. spec.Dir exists, is empty and private to this sandbox.
-	// The sandbox outlives ctx and the calling process.
+	// The sandbox outlives ctx and, with CapDetach, the calling process.
 	Create(ctx context.Context, spec Spec) (Sandbox, error)
 
 	// Open finds a sandbox that Create made, perhaps in an earlier process. fs.ErrNotExist if it is gone or is a
@@ -82,6 +82,8 @@ const (
 	FormInvalid   Form = iota
 	FormDirectory      // a directory tree, with binds of host directories on top of it
 	FormDisk           // one EROFS image file
+	FormModule         // a directory with a WebAssembly module and the library of its language
+	FormScript         // a directory of JavaScript modules, for a driver that has their engine
 )
 
 func (f Form) String() string {
@@ -90,6 +92,10 @@ func (f Form) String() string {
 		return "directory"
 	case FormDisk:
 		return "disk"
+	case FormModule:
+		return "module"
+	case FormScript:
+		return "script"
 	}
 	return "invalid"
 }
@@ -149,10 +155,11 @@ const (
 	CapPrivatePIDs                  // processes of the host and of other sandboxes are invisible
 	CapPrivateNet                   // network interfaces are the sandbox's own
 	CapPause                        // Pauser
+	CapDetach                       // a sandbox outlives the process that made it; else it ends with that
 )
 
 var capNames = [...]string{"limit-cpu", "limit-memory", "limit-disk", "limit-pids", "mounts", "processes", "terminal",
-	"users", "root-user", "private-root", "private-pids", "private-net", "pause"}
+	"users", "root-user", "private-root", "private-pids", "private-net", "pause", "detach"}
 
 // Names returns the names of the bits that are set, in the order of their declaration.
 func (c Caps) Names() []string {

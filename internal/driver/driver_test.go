@@ -69,9 +69,9 @@ func TestNeeds(t *testing.T) {
 
 // TestCapNames: every bit has a name of its own; a bit without one would vanish from messages.
 func TestCapNames(t *testing.T) {
-	all := driver.Caps(driver.CapPause<<1 - 1)
+	all := driver.Caps(driver.CapDetach<<1 - 1)
 	names := all.Names()
-	if len(names) != 13 || slices.Contains(names, "") {
+	if len(names) != 14 || slices.Contains(names, "") {
 		t.Errorf("the names of all bits are %v", names)
 	}
 	if sorted := slices.Compact(slices.Sorted(slices.Values(names))); len(sorted) != len(names) {

@@ -64,7 +64,7 @@ func forms() []driver.Form { return []driver.Form{driver.FormDisk, driver.FormDi
 // sandbox's root may neither chown nor install: there is no CapRootUser.
 func caps(groups *oci.Cgroups) driver.Caps {
 	return groups.Caps() | driver.CapLimitDisk | driver.CapMounts | driver.CapProcesses | driver.CapTerminal |
-		driver.CapUsers | driver.CapPrivateRoot | driver.CapPrivatePIDs | driver.CapPrivateNet
+		driver.CapUsers | driver.CapPrivateRoot | driver.CapPrivatePIDs | driver.CapPrivateNet | driver.CapDetach
 }
 
 // check refuses what this driver cannot do on this host.

@@ -33,7 +33,7 @@ func TestContract(t *testing.T) {
 				},
 				Caps: driver.CapLimitCPU | driver.CapLimitMemory | driver.CapLimitDisk | driver.CapLimitPIDs | driver.CapMounts |
 					driver.CapProcesses | driver.CapTerminal | driver.CapUsers | driver.CapPrivateRoot | driver.CapPrivatePIDs |
-					driver.CapPrivateNet | driver.CapPause,
+					driver.CapPrivateNet | driver.CapPause | driver.CapDetach,
 			}.Run(t)
 		})
 	}

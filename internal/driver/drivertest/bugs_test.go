@@ -146,7 +146,7 @@ func TestPlantedBugs(t *testing.T) {
 			defer close(release)
 			sound := fakes()
 			suite := drivertest.Suite{
-				Name: "fake", InMemory: true, Caps: driver.CapPause, Patience: 2 * time.Second,
+				Name: "fake", InMemory: true, Caps: driver.CapPause | driver.CapDetach, Patience: 2 * time.Second,
 				Agent: func(testing.TB) string { return "" },
 				New: func(_ testing.TB, p drivertest.Place) driver.Driver {
 					b := &buggy{Driver: sound(p), place: p}

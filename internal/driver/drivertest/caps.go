@@ -113,7 +113,7 @@ func checkFormRefused(c *C) {
 	for _, f := range c.info.Forms {
 		takes[f] = true
 	}
-	for _, form := range []driver.Form{driver.FormDirectory, driver.FormDisk} {
+	for _, form := range []driver.Form{driver.FormDirectory, driver.FormDisk, driver.FormModule} {
 		spec := c.spec()
 		spec.Root = driver.Root{Form: form, Path: c.path("no-such-root")}
 		if err := c.refuses(c.place, spec); !takes[form] && !errors.Is(err, errors.ErrUnsupported) {

@@ -19,7 +19,7 @@ func pauseChecks() []check {
 		{name: "pause", needs: pauses, run: checkPause},
 		{name: "pause-once-for-all", needs: pauses, run: checkPauseOnce},
 		{name: "pause-reopened", needs: pauses, run: checkPauseReopened},
-		{name: "pause-creator-killed", needs: pauses, run: checkPauseCreatorKilled},
+		{name: "pause-creator-killed", needs: pauses | driver.CapDetach, run: checkPauseCreatorKilled},
 		{name: "pause-destroyed", needs: pauses, run: checkPauseDestroyed},
 		{name: "pause-ended", needs: pauses, run: checkPauseEnded},
 		{name: "pause-cancelled", needs: pauses, run: checkPauseCancelled},

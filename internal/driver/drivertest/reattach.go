@@ -21,10 +21,10 @@ import (
 
 func reattachChecks() []check {
 	return []check{
-		{name: "open-by-second-driver", run: checkOpenSecond},
+		{name: "open-by-second-driver", needs: driver.CapDetach, run: checkOpenSecond},
 		{name: "open-unknown", run: checkOpenUnknown},
-		{name: "creator-killed", run: checkCreatorKilled},
-		{name: "creator-killed-at-random", run: checkCreatorKilledAtRandom},
+		{name: "creator-killed", needs: driver.CapDetach, run: checkCreatorKilled},
+		{name: "creator-killed-at-random", needs: driver.CapDetach, run: checkCreatorKilledAtRandom},
 	}
 }
 

@@ -32,7 +32,7 @@ func TestRequire(t *testing.T) {
 			t.Setenv("FIREBREAK_REQUIRE", tc.require)
 			sound := fakes()
 			suite := drivertest.Suite{
-				Name: "fake", InMemory: true, Caps: driver.CapPause,
+				Name: "fake", InMemory: true, Caps: driver.CapPause | driver.CapDetach,
 				Agent: func(testing.TB) string { return "" },
 				New: func(_ testing.TB, p drivertest.Place) driver.Driver {
 					return &buggy{Driver: sound(p), place: p, probe: tc.probe}

@@ -21,6 +21,9 @@ var _ driver.Driver = (*Driver)(nil)
 // marker is the one file that a fake sandbox keeps in its Dir.
 const marker = "fake"
 
+// caps: what another process sees of these sandboxes is played by Again.
+const caps = driver.CapPause | driver.CapDetach
+
 // Driver makes sandboxes in memory.
 type Driver struct {
 	host *host
@@ -48,7 +51,7 @@ func (d *Driver) Probe(ctx context.Context) (driver.Info, error) {
 		Name:     "fake",
 		Boundary: firebreak.BoundaryLanguage,
 		Forms:    []driver.Form{driver.FormDirectory, driver.FormDisk},
-		Caps:     driver.CapPause,
+		Caps:     caps,
 		Warnings: []driver.Problem{{Text: "it is a fake for tests: no program can run in it"}},
 	}, ctx.Err()
 }
@@ -82,7 +85,7 @@ func (d *Driver) check(ctx context.Context, spec driver.Spec) error {
 	for key := range spec.Options {
 		return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "read options", Err: fmt.Errorf("the fake driver has no option %q", key)}
 	}
-	if missing := driver.Missing(driver.CapPause, spec.Needs()); missing != 0 {
+	if missing := driver.Missing(caps, spec.Needs()); missing != 0 {
 		return fmt.Errorf("the fake driver has no %v: %w", missing.Names(), errors.ErrUnsupported)
 	}
 	return nil

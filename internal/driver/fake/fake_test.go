@@ -14,7 +14,7 @@ func TestConformance(t *testing.T) {
 	drivertest.Suite{
 		Name:     "fake",
 		InMemory: true,
-		Caps:     driver.CapPause,
+		Caps:     driver.CapPause | driver.CapDetach,
 		Agent:    func(testing.TB) string { return "" },
 		New: func(_ testing.TB, p drivertest.Place) driver.Driver {
 			first, _ := hosts.LoadOrStore(p.StateDir, fake.New())

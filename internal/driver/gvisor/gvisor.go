@@ -54,7 +54,8 @@ func New(cfg Config) *Driver {
 func caps(host *oci.Cgroups) driver.Caps {
 	return host.Caps()&(driver.CapLimitCPU|driver.CapLimitMemory) |
 		driver.CapLimitDisk | driver.CapLimitPIDs | driver.CapMounts | driver.CapProcesses | driver.CapTerminal |
-		driver.CapUsers | driver.CapRootUser | driver.CapPrivateRoot | driver.CapPrivatePIDs | driver.CapPrivateNet | driver.CapPause
+		driver.CapUsers | driver.CapRootUser | driver.CapPrivateRoot | driver.CapPrivatePIDs | driver.CapPrivateNet | driver.CapPause |
+		driver.CapDetach
 }
 
 // Create implements driver.Driver.

@@ -67,7 +67,7 @@ func newDriver(_ testing.TB, p drivertest.Place) driver.Driver {
 // allCaps is what the driver offers on a host that lets us make cgroups: one of root's.
 const allCaps = driver.CapLimitCPU | driver.CapLimitMemory | driver.CapLimitDisk | driver.CapLimitPIDs | driver.CapMounts |
 	driver.CapProcesses | driver.CapTerminal | driver.CapUsers | driver.CapRootUser | driver.CapPrivateRoot |
-	driver.CapPrivatePIDs | driver.CapPrivateNet | driver.CapPause
+	driver.CapPrivatePIDs | driver.CapPrivateNet | driver.CapPause | driver.CapDetach
 
 // TestMemoryShown: programs that size themselves by the machine's memory must see the limit.
 func TestMemoryShown(t *testing.T) {

@@ -36,7 +36,7 @@ const (
 // Nothing pauses: programs may leave any cgroup that we could freeze, as root or through a service manager. SIGSTOP would
 // reach those that are found, and their parents would be told, SIGCONT be seen by handlers, and what programs had stopped
 // for themselves be started.
-const caps = driver.CapProcesses | driver.CapTerminal
+const caps = driver.CapProcesses | driver.CapTerminal | driver.CapDetach
 
 const (
 	startLimit   = time.Minute      // an agent that does not listen by then never will
@@ -143,7 +143,7 @@ func check(ctx context.Context, spec driver.Spec) error {
 	}
 	// A root completed by binds of the host is the host template, and "/" is the host itself. Any other root would be
 	// silently replaced by the host's own files.
-	if r := spec.Root; r.Form == driver.FormDisk || r.Path != "" && filepath.Clean(r.Path) != "/" && len(r.Binds) == 0 {
+	if r := spec.Root; r.Form > driver.FormDirectory || r.Path != "" && filepath.Clean(r.Path) != "/" && len(r.Binds) == 0 {
 		return &firebreak.Error{Kind: firebreak.KindUnsupported, Op: "create plain process",
 			Err:  fmt.Errorf("programs would see the host's root, not %s: %w", r.Path, errors.ErrUnsupported),
 			Mend: "use the template host, or another isolation"}

@@ -12,7 +12,7 @@ import (
 func TestConformance(t *testing.T) {
 	drivertest.Suite{
 		Name: "process",
-		Caps: driver.CapProcesses | driver.CapTerminal,
+		Caps: driver.CapProcesses | driver.CapTerminal | driver.CapDetach,
 		New: func(_ testing.TB, p drivertest.Place) driver.Driver {
 			return process.New(process.Config{StateDir: p.StateDir, Agent: p.Agent, Log: p.Log})
 		},

@@ -53,8 +53,9 @@ func importing(from, name string) []byte {
 }
 
 var (
-	loop    = []byte{0x03, 0x40, 0x0c, 0, 0x0b}                                     // loop br 0 end
-	recurse = []byte{0x10, 0}                                                       // call 0
-	outside = []byte{0x41, 0x7f, 0x28, 2, 0, 0x1a}                                  // i32.const -1 i32.load drop
-	growing = []byte{0x03, 0x40, 0x41, 1, 0x40, 0, 0x41, 0x7f, 0x47, 0x0d, 0, 0x0b} // loop memory.grow(1) != -1 br_if 0 end
+	loop     = []byte{0x03, 0x40, 0x0c, 0, 0x0b}                                     // loop br 0 end
+	touching = []byte{0x03, 0x40, 0x41, 0, 0x41, 1, 0x36, 2, 0, 0x0c, 0, 0x0b}       // loop i32.store(0, 1) br 0 end
+	recurse  = []byte{0x10, 0}                                                       // call 0
+	outside  = []byte{0x41, 0x7f, 0x28, 2, 0, 0x1a}                                  // i32.const -1 i32.load drop
+	growing  = []byte{0x03, 0x40, 0x41, 1, 0x40, 0, 0x41, 0x7f, 0x47, 0x0d, 0, 0x0b} // loop memory.grow(1) != -1 br_if 0 end
 )

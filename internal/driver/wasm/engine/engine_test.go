@@ -240,3 +240,26 @@ func FuzzModule(f *testing.F) {
 		}
 	})
 }
+
+// TestCloseWhileRunning: the memory is given back only when nothing can touch it any more.
+func TestCloseWhileRunning(t *testing.T) {
+	m := load(t, open(t, t.TempDir()), command(1, touching...))
+	for range 20 {
+		inst, err := m.Instantiate(t.Context(), engine.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		all.Go(func() {
+			if _, err := inst.Start(t.Context()); !errors.Is(err, context.Canceled) {
+				t.Errorf("a run that was closed: %v", err)
+			}
+		})
+		runtime.Gosched()
+		inst.Close()
+		all.Wait()
+		if _, err := inst.Start(t.Context()); !errors.Is(err, context.Canceled) {
+			t.Errorf("a run after Close: %v", err)
+		}
+	}
+}

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"github.com/tetratelabs/wazero/experimental"
@@ -41,19 +40,19 @@ func (m *Memory) take(bytes int64) bool {
 	return true
 }
 
-// Allocate implements experimental.MemoryAllocator.
-func (m *Memory) Allocate(_, most uint64) experimental.LinearMemory {
-	return &linear{quota: m, most: min(most, uint64(max(m.max, 0)))}
-}
-
-// linear is the memory of one module: address space up to what it may have, of which the kernel gives pages as they are
+// linear is the memory of one instance: address space up to what it may have, of which the kernel gives pages as they are
 // touched, so that growing copies nothing.
 type linear struct {
 	quota *Memory
 	most  uint64
 	space []byte
 	size  uint64
-	once  sync.Once
+}
+
+// Allocate implements experimental.MemoryAllocator: a module has one memory.
+func (l *linear) Allocate(_, most uint64) experimental.LinearMemory {
+	l.most = min(most, uint64(max(l.quota.max, 0)))
+	return l
 }
 
 // Reallocate implements experimental.LinearMemory.
@@ -82,12 +81,15 @@ func (l *linear) Reallocate(size uint64) []byte {
 	return l.space[:size:size]
 }
 
-// Free implements experimental.LinearMemory.
-func (l *linear) Free() {
-	l.once.Do(func() {
-		l.quota.take(-int64(l.size))
-		if l.space != nil {
-			_ = unix.Munmap(l.space) // of what Mmap gave it cannot fail
-		}
-	})
+// Free implements experimental.LinearMemory, and does nothing: wazero calls it as soon as a module exits or is closed,
+// when code or a host function may still be at work with the memory, and a fault there would end this process.
+func (l *linear) Free() {}
+
+// release gives the memory back. Nothing may use it any more.
+func (l *linear) release() {
+	l.quota.take(-int64(l.size))
+	if l.space != nil {
+		_ = unix.Munmap(l.space) // of what Mmap gave it cannot fail
+	}
+	l.size, l.space = 0, nil
 }

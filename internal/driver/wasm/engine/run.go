@@ -80,11 +80,14 @@ func (m *Module) Run(ctx context.Context, c Config) (int, error) {
 // Instance is a module with a memory of its own. It is used by one goroutine at a time, except for Close.
 type Instance struct {
 	module api.Module
-	memory *Memory
+	memory *linear
+	// calls are under way, and closing waits for them.
+	mu     sync.Mutex
+	calls  sync.WaitGroup
+	closed bool
 	// ended is canceled with the reason when the instance must not go on.
-	ended  context.Context
-	end    context.CancelCauseFunc
-	closed sync.Once
+	ended context.Context
+	end   context.CancelCauseFunc
 }
 
 // Instantiate makes an instance in which nothing has run yet. Close it.
@@ -96,19 +99,21 @@ func (m *Module) Instantiate(ctx context.Context, c Config) (*Instance, error) {
 		c.Memory.denied.Add(1)
 		return nil, ErrMemory
 	}
-	i := &Instance{memory: c.Memory}
+	i := &Instance{memory: &linear{quota: c.Memory}}
 	i.ended, i.end = context.WithCancelCause(context.Background())
 	conf, err := i.configure(c)
 	if err != nil {
 		return nil, err
 	}
 	err = protect(func() (err error) {
-		i.module, err = m.runtime.InstantiateModule(experimental.WithMemoryAllocator(ctx, c.Memory), m.compiled, conf)
+		i.module, err = m.runtime.InstantiateModule(experimental.WithMemoryAllocator(ctx, i.memory), m.compiled, conf)
 		return err
 	})
 	if err != nil {
+		err = i.reason(ctx, err)
 		i.end(nil)
-		return nil, i.reason(ctx, err)
+		i.memory.release()
+		return nil, err
 	}
 	return i, nil
 }
@@ -198,6 +203,10 @@ func (i *Instance) Call(ctx context.Context, name string, params ...uint64) (res
 	if want := len(f.Definition().ParamTypes()); want != len(params) {
 		return nil, invalid("its function %s takes %d parameters, not %d", name, want, len(params))
 	}
+	if !i.begin() {
+		return nil, context.Cause(i.ended)
+	}
+	defer i.calls.Done()
 	run, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stopEnd := context.AfterFunc(i.ended, func() { cancel(context.Cause(i.ended)) })
@@ -229,10 +238,30 @@ func (i *Instance) reason(ctx context.Context, err error) error {
 	return &Trap{Text: strings.TrimPrefix(text, "wasm error: ")}
 }
 
-// Close ends whatever runs in the instance and frees it. It is idempotent.
+// begin counts a call, unless the instance is closed.
+func (i *Instance) begin() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.closed {
+		return false
+	}
+	i.calls.Add(1)
+	return true
+}
+
+// Close ends whatever runs in the instance, waits for that, and frees it. It is idempotent. A call that waits for a
+// stream of the Config is not ended by it: end the stream.
 func (i *Instance) Close() {
 	i.end(context.Canceled)
-	i.closed.Do(func() { _ = i.module.Close(context.Background()) }) // only memory is freed
+	i.mu.Lock()
+	first := !i.closed
+	i.closed = true
+	i.mu.Unlock()
+	i.calls.Wait()
+	if first {
+		_ = i.module.Close(context.Background()) // nothing of it can fail
+		i.memory.release()
+	}
 }
 
 // protect turns a panic of the engine into an error: it must not end all other sandboxes.

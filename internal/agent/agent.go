@@ -87,7 +87,7 @@ func New(c Config) (*Agent, error) {
 		mark["FIREBREAK_SANDBOX_ID"] = c.Mark
 	}
 	a.procs = proc.New(proc.Config{Session: a.session, Reaper: a.reaper, Spawner: a.spawner, Mark: mark, Ring: c.Ring, Log: c.Log})
-	a.files = files.New(a.session, c.Log)
+	a.files = files.New(a.session, files.Host{}, c.Log)
 	a.code, a.codePort = code.New(code.Config{Session: a.session, Procs: a.procs, Log: c.Log}), newHanded()
 	a.handler = a.routes()
 	a.live, a.hangUp = context.WithCancel(context.Background())

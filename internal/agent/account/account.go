@@ -42,6 +42,7 @@ type Database struct {
 	groups0  []uint32 // the supplementary groups that it was started with
 	switches bool     // whether it can become somebody else
 	noGroups bool     // whether its user namespace forbids setgroups
+	fixed    bool     // whether self is all there is, and root means nothing
 	mapped   func(id uint32) bool
 
 	mu     sync.Mutex
@@ -75,6 +76,13 @@ func Open(root string) *Database {
 	return d
 }
 
+// Fixed returns the one account of an embedded agent: everything is done as u, who is the only one there is, and no file
+// is looked at.
+func Fixed(u User) *Database {
+	u.Groups = []uint32{u.GID}
+	return &Database{self: u, fixed: true}
+}
+
 // Self is the user that the agent itself runs as.
 func (d *Database) Self() User { return d.self }
 
@@ -83,6 +91,9 @@ func (d *Database) Switches() bool { return d.switches }
 
 // Lookup finds a user by name, or by number as image files name them ("1001", "1001:1001").
 func (d *Database) Lookup(name string) (User, error) {
+	if d.fixed && name != d.self.Name {
+		return User{}, fmt.Errorf("%w: this sandbox has one user, '%s', and no '%s'", ErrUnknown, d.self.Name, name)
+	}
 	u, err := d.find(func(u User) bool { return u.Name == name })
 	if errors.Is(err, ErrUnknown) {
 		u, err = d.byNumber(name)
@@ -126,6 +137,12 @@ func (d *Database) byNumber(name string) (User, error) {
 }
 
 func (d *Database) find(match func(User) bool) (User, error) {
+	if d.fixed {
+		if match(d.self) {
+			return d.self, nil
+		}
+		return User{}, fmt.Errorf("%w: user does not exist", ErrUnknown)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	users, err := d.passwd.load(filepath.Join(d.root, "etc/passwd"), parsePasswd)
@@ -156,6 +173,12 @@ func (d *Database) Names(uid, gid uint32) (owner, group string) {
 	if u, err := d.find(func(u User) bool { return u.UID == uid }); err == nil {
 		owner = u.Name
 	}
+	if d.fixed && gid == d.self.GID {
+		return owner, d.self.Name
+	}
+	if d.fixed {
+		return owner, group
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	names, err := d.groups.load(filepath.Join(d.root, "etc/group"), parseGroup)
@@ -172,6 +195,12 @@ func (d *Database) Names(uid, gid uint32) (owner, group string) {
 
 // Group finds a group by its name, or by its number.
 func (d *Database) Group(name string) (uint32, error) {
+	if d.fixed {
+		if name == d.self.Name || name == strconv.Itoa(int(d.self.GID)) {
+			return d.self.GID, nil
+		}
+		return 0, fmt.Errorf("%w: group '%s' does not exist", ErrUnknown, name)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	groups, err := d.groups.load(filepath.Join(d.root, "etc/group"), parseGroup)

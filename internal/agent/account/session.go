@@ -29,7 +29,7 @@ type Session struct {
 // the agent was started, and not in the real home of the one who started it. In a sandbox of its own that would give root
 // to whoever misspells a name.
 func NewSession(db *Database, plain bool) *Session {
-	if home := os.Getenv("HOME"); plain && filepath.IsAbs(home) {
+	if home := os.Getenv("HOME"); plain && !db.fixed && filepath.IsAbs(home) {
 		db.self.Home = home
 	}
 	return &Session{Database: db, plain: plain || !db.switches}

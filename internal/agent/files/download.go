@@ -70,7 +70,7 @@ func statusOf(err error) int {
 	switch {
 	case errors.As(err, &se):
 		return se.status
-	case errors.As(err, &large):
+	case errors.As(err, &large), errors.Is(err, unix.EFBIG):
 		return http.StatusRequestEntityTooLarge
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return http.StatusInsufficientStorage
@@ -145,10 +145,10 @@ func (s *Service) download(w http.ResponseWriter, r *http.Request, u account.Use
 	return nil
 }
 
-// open opens a regular file. O_NONBLOCK, because a FIFO in its place would hold the request for ever.
-func (s *Service) open(u account.User, path string) (f *os.File, info fs.FileInfo, err error) {
+// open opens a regular file.
+func (s *Service) open(u account.User, path string) (f File, info fs.FileInfo, err error) {
 	err = s.session.Do(u, func() error {
-		f, err = os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		f, err = s.system.Open(path, os.O_RDONLY, 0)
 		return err
 	})
 	if err != nil {

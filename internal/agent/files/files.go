@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -33,6 +32,7 @@ type (
 // Service serves the files.
 type Service struct {
 	session *account.Session
+	system  System
 	log     *slog.Logger
 
 	mu       sync.Mutex
@@ -41,9 +41,9 @@ type Service struct {
 
 var _ filesystemconnect.FilesystemHandler = (*Service)(nil)
 
-// New returns the service for the users of session.
-func New(session *account.Session, log *slog.Logger) *Service {
-	return &Service{session: session, log: log, watchers: map[string]*polled{}}
+// New returns the service of system for the users of session.
+func New(session *account.Session, system System, log *slog.Logger) *Service {
+	return &Service{session: session, system: system, log: log, watchers: map[string]*polled{}}
 }
 
 // Close ends the watchers that are polled.
@@ -118,6 +118,7 @@ func coded(err error) error {
 		{unix.ENAMETOOLONG, connect.CodeInvalidArgument},
 		{unix.ENOSPC, connect.CodeResourceExhausted},
 		{unix.EDQUOT, connect.CodeResourceExhausted},
+		{unix.EFBIG, connect.CodeResourceExhausted},
 		{errors.ErrUnsupported, connect.CodeUnimplemented},
 		{context.Canceled, connect.CodeCanceled},
 		{context.DeadlineExceeded, connect.CodeDeadlineExceeded},
@@ -150,7 +151,7 @@ func (s *Service) MakeDir(_ context.Context, req *request[filesystemv1.MakeDirRe
 		return nil, err
 	}
 	err = s.session.Do(u, func() error {
-		switch info, err := os.Stat(path); {
+		switch info, err := s.system.Stat(path); {
 		case err == nil && info.IsDir():
 			return &fs.PathError{Op: "mkdir", Path: path, Err: fs.ErrExist}
 		case err == nil:
@@ -184,7 +185,7 @@ func (s *Service) Move(_ context.Context, req *request[filesystemv1.MoveRequest]
 	}
 	destination := s.session.Path(u, req.Msg.GetDestination())
 	err = s.session.Do(u, func() error {
-		_, err := os.Lstat(source)
+		_, err := s.system.Lstat(source)
 		return err
 	})
 	if err == nil {
@@ -193,7 +194,7 @@ func (s *Service) Move(_ context.Context, req *request[filesystemv1.MoveRequest]
 	var entry *filesystemv1.EntryInfo
 	if err == nil {
 		err = s.session.Do(u, func() (err error) {
-			if err = move(source, destination); err == nil {
+			if err = s.system.Rename(source, destination); err == nil {
 				entry, err = s.entry(destination)
 			}
 			return err
@@ -213,7 +214,7 @@ func (s *Service) ListDir(ctx context.Context, req *request[filesystemv1.ListDir
 	res := &filesystemv1.ListDirResponse{}
 	err := s.as(req.Header(), req.Msg.GetPath(), func(_ account.User, path string) error {
 		// A link to a directory is listed as that directory, but under the name that was asked for.
-		if info, err := os.Stat(path); err != nil {
+		if info, err := s.system.Stat(path); err != nil {
 			return err
 		} else if !info.IsDir() {
 			return &fs.PathError{Op: "list", Path: path, Err: unix.ENOTDIR}
@@ -227,7 +228,7 @@ func (s *Service) ListDir(ctx context.Context, req *request[filesystemv1.ListDir
 }
 
 func (s *Service) list(ctx context.Context, dir string, depth uint32, into *[]*filesystemv1.EntryInfo) error {
-	names, err := readNames(dir)
+	names, err := s.system.List(dir, maxEntries+1)
 	if err != nil {
 		return err
 	}
@@ -264,7 +265,7 @@ func (s *Service) Remove(_ context.Context, req *request[filesystemv1.RemoveRequ
 		if path == "/" {
 			return connect.NewError(connect.CodeInvalidArgument, errors.New("the root directory cannot be removed"))
 		}
-		return os.RemoveAll(path)
+		return s.system.RemoveAll(path)
 	})
 	if err != nil {
 		return nil, err

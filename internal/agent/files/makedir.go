@@ -3,7 +3,6 @@ package files
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -17,7 +16,7 @@ import (
 // Where u may not, as in the root directory, the agent does it: E2B's clients expect that /workspace or the like can be
 // made, and who may send requests at all may send them as root.
 func (s *Service) makeDirs(u account.User, dir string) error {
-	mkdir := func() error { return os.MkdirAll(dir, 0o755) }
+	mkdir := func() error { return s.system.MkdirAll(dir, 0o755) }
 	err := s.session.Do(u, mkdir)
 	if !errors.Is(err, fs.ErrPermission) || s.session.Plain() || give("/", u, dir) != nil {
 		return err

@@ -2,6 +2,7 @@ package files
 
 import (
 	"compress/gzip"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -179,14 +180,14 @@ func metadataOf(h http.Header) (map[string]string, error) {
 // write makes or replaces the file at path. An existing one is written in place, as its watchers and its links expect;
 // what could not be completed of a new one is removed again.
 func (s *Service) write(u account.User, path string, from io.Reader, meta map[string]string) (written, error) {
-	var f *os.File
+	var f File
 	var made bool
 	err := s.makeDirs(u, filepath.Dir(path))
 	if err == nil {
 		err = s.session.Do(u, func() (err error) {
-			f, made, err = create(path)
+			f, made, err = s.create(path)
 			if err == nil && (len(meta) > 0 || !made) {
-				err = setMetadata(f, meta)
+				err = s.system.SetMetadata(f, meta)
 			}
 			return err
 		})
@@ -200,7 +201,7 @@ func (s *Service) write(u account.User, path string, from io.Reader, meta map[st
 	}
 	if err != nil {
 		if made {
-			_ = s.session.Do(u, func() error { return os.Remove(path) })
+			_ = s.session.Do(u, func() error { return s.system.Remove(path) })
 		}
 		return written{}, fmt.Errorf("write %s: %w", path, err)
 	}
@@ -216,16 +217,15 @@ func blame(err error) error {
 }
 
 // create opens path for writing and reports whether it is new.
-func create(path string) (f *os.File, made bool, err error) {
-	const flags = os.O_WRONLY | unix.O_NONBLOCK // a FIFO without a reader must not hold us
-	f, err = os.OpenFile(path, flags|os.O_CREATE|os.O_EXCL, 0o644)
+func (s *Service) create(path string) (f File, made bool, err error) {
+	f, err = s.system.Open(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err == nil {
 		return f, true, nil
 	}
 	if !errors.Is(err, fs.ErrExist) {
 		return nil, false, err
 	}
-	f, err = os.OpenFile(path, flags|os.O_CREATE|os.O_TRUNC, 0o644) // O_CREATE: a link may lead to what does not exist
+	f, err = s.system.Open(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644) // O_CREATE: a link may lead to what does not exist
 	return f, false, err
 }
 
@@ -267,38 +267,51 @@ func (s *Service) join(u account.User, c composition) (written, error) {
 	if err := s.makeDirs(u, filepath.Dir(destination)); err != nil {
 		return written{}, err
 	}
-	err := s.session.Do(u, func() (err error) {
-		if info, err := os.Stat(destination); err == nil && info.IsDir() {
+	sources := make([]string, len(c.Sources))
+	for i, source := range c.Sources {
+		sources[i] = s.session.Path(u, source)
+	}
+	err := s.session.Do(u, func() error {
+		if info, err := s.system.Stat(destination); err == nil && info.IsDir() {
 			return &fs.PathError{Op: "compose", Path: destination, Err: unix.EISDIR}
 		}
-		temp, err := os.CreateTemp(filepath.Dir(destination), ".compose-*")
-		if err != nil {
+		temp := filepath.Join(filepath.Dir(destination), ".compose-"+rand.Text())
+		if err := s.concatenate(temp, sources); err != nil {
 			return err
 		}
-		defer os.Remove(temp.Name()) //nolint:errcheck // renamed, or a leftover
-		for _, source := range c.Sources {
-			if err = appendFile(temp, s.session.Path(u, source)); err != nil {
-				break
+		if err := s.system.Rename(temp, destination); err != nil {
+			return errors.Join(err, ignoreMissing(s.system.Remove(temp)))
+		}
+		var errs []error
+		for _, path := range sources {
+			if path != destination {
+				errs = append(errs, ignoreMissing(s.system.Remove(path)))
 			}
 		}
-		if err = errors.Join(err, temp.Chmod(0o644), temp.Close()); err != nil {
-			return err
-		}
-		if err := os.Rename(temp.Name(), destination); err != nil {
-			return err
-		}
-		for _, source := range c.Sources {
-			if path := s.session.Path(u, source); path != destination {
-				err = errors.Join(err, ignoreMissing(os.Remove(path)))
-			}
-		}
-		return err
+		return errors.Join(errs...)
 	})
 	return written{Path: destination, Name: filepath.Base(destination), Type: "file"}, err
 }
 
-func appendFile(to io.Writer, source string) error {
-	f, err := os.OpenFile(source, os.O_RDONLY|unix.O_NONBLOCK, 0)
+// concatenate makes a file of others, or leaves nothing behind.
+func (s *Service) concatenate(path string, sources []string) error {
+	f, err := s.system.Open(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	for _, source := range sources {
+		if err = s.appendFile(f, source); err != nil {
+			break
+		}
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		err = errors.Join(err, ignoreMissing(s.system.Remove(path)))
+	}
+	return err
+}
+
+func (s *Service) appendFile(to io.Writer, source string) error {
+	f, err := s.system.Open(source, os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}

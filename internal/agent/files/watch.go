@@ -5,23 +5,19 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
+	"io"
 	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
 
 	"connectrpc.com/connect"
-	"github.com/fsnotify/fsnotify"
-	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/agent/account"
 	filesystemv1 "github.com/firebreak-dev/firebreak/internal/api/filesystem"
 )
 
 const (
-	maxWatched  = 8192 // directories of one recursive watcher
 	maxQueued   = 4096 // events that wait for one watcher's client
 	maxWatchers = 256  // that are polled; streams are bounded by their connections
 )
@@ -30,15 +26,13 @@ const (
 var errBehind = connect.NewError(connect.CodeResourceExhausted,
 	fmt.Errorf("more than %d events were not read in time; watch anew", maxQueued))
 
-// watcher turns inotify's events under root into the protocol's.
+// watcher turns a Watch's events into the protocol's.
 type watcher struct {
-	service   *Service
-	user      account.User
-	root      string
-	recursive bool
-	entries   bool // add what each event is about
-	notify    *fsnotify.Watcher
-	watched   map[string]struct{} // only its own goroutine's, once it runs
+	Watch
+	service *Service
+	user    account.User
+	root    string
+	entries bool // add what each event is about
 }
 
 // watchRequest is what WatchDir and CreateWatcher have in common.
@@ -50,104 +44,32 @@ type watchRequest interface {
 }
 
 func (s *Service) watch(u account.User, path string, req watchRequest) (*watcher, error) {
-	info, err := os.Stat(path)
+	watch, err := s.system.Watch(path, WatchOptions{
+		Recursive: req.GetRecursive(), Network: req.GetAllowNetworkMounts(),
+		As: func(work func() error) error { return s.session.Do(u, work) },
+	})
 	if err != nil {
 		return nil, err
 	}
-	if !info.IsDir() {
-		return nil, &fs.PathError{Op: "watch", Path: path, Err: unix.ENOTDIR}
-	}
-	if !req.GetAllowNetworkMounts() {
-		if err := refuseNetwork(path); err != nil {
-			return nil, err
-		}
-	}
-	n, err := fsnotify.NewBufferedWatcher(64)
-	if err != nil {
-		return nil, connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("watch: %w", err))
-	}
-	w := &watcher{
-		service: s, user: u, root: path, recursive: req.GetRecursive(), entries: req.GetIncludeEntry(),
-		notify: n, watched: map[string]struct{}{},
-	}
-	if err := w.add(path, nil); err != nil {
-		_ = n.Close()
-		return nil, err
-	}
-	return w, nil
-}
-
-// refuseNetwork refuses file systems on which others change files without inotify's knowing.
-func refuseNetwork(path string) error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return &fs.PathError{Op: "statfs", Path: path, Err: err}
-	}
-	switch uint32(st.Type) {
-	case unix.NFS_SUPER_MAGIC, unix.FUSE_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC:
-		return connect.NewError(connect.CodeInvalidArgument,
-			fmt.Errorf("%s is on a network file system, where events of other machines are not seen", path))
-	}
-	return nil
-}
-
-// add watches dir and, if the watcher is recursive, all below. Found is told of what is there already: in a directory
-// that appeared just now, something may have been made before it was watched.
-func (w *watcher) add(dir string, found func(path string)) error {
-	if len(w.watched) >= maxWatched {
-		return connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("more than %d directories to watch", maxWatched))
-	}
-	if err := w.notify.Add(dir); err != nil {
-		return err
-	}
-	w.watched[dir] = struct{}{}
-	if !w.recursive {
-		return nil
-	}
-	list, err := readNames(dir)
-	if err != nil {
-		return err
-	}
-	for _, name := range list {
-		path := filepath.Join(dir, name)
-		if found != nil {
-			found(path)
-		}
-		info, err := os.Lstat(path)
-		if err != nil || !info.IsDir() {
-			continue
-		}
-		if err := w.add(path, found); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
-			return err
-		}
-	}
-	return nil
+	return &watcher{Watch: watch, service: s, user: u, root: path, entries: req.GetIncludeEntry()}, nil
 }
 
 type event = filesystemv1.FilesystemEvent
 
 // run calls emit for every event until ctx is done, the root is gone, or emit or the watching fails. It closes w.
 func (w *watcher) run(ctx context.Context, tick <-chan time.Time, alive func() error, emit func(*event) error) error {
-	defer w.notify.Close() //nolint:errcheck // nothing is lost
+	defer w.Close() //nolint:errcheck // nothing is lost
 	for {
-		var err error
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick:
+		e, err := w.Next(ctx, tick)
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		case e.Path == "":
 			err = alive()
-		case err = <-w.notify.Errors:
-			if errors.Is(err, fsnotify.ErrEventOverflow) {
-				err = errBehind
-			}
-			if err == nil {
-				return nil
-			}
-		case e, ok := <-w.notify.Events:
-			if !ok {
-				return nil
-			}
-			err = w.handle(e, emit)
+		default:
+			err = emit(w.event(e))
 		}
 		if err != nil {
 			return err
@@ -155,60 +77,31 @@ func (w *watcher) run(ctx context.Context, tick <-chan time.Time, alive func() e
 	}
 }
 
-func (w *watcher) handle(e fsnotify.Event, emit func(*filesystemv1.FilesystemEvent) error) error {
-	if e.Name == w.root {
-		return nil // of the directory itself; the protocol is about what is in it
+// kind is an Op in the protocol's words.
+func (o Op) kind() filesystemv1.EventType {
+	switch o {
+	case Created:
+		return filesystemv1.EventType_EVENT_TYPE_CREATE
+	case Renamed:
+		return filesystemv1.EventType_EVENT_TYPE_RENAME
+	case Written:
+		return filesystemv1.EventType_EVENT_TYPE_WRITE
+	case Removed:
+		return filesystemv1.EventType_EVENT_TYPE_REMOVE
+	case Attributes:
+		return filesystemv1.EventType_EVENT_TYPE_CHMOD
 	}
-	var made []string
-	err := w.service.session.Do(w.user, func() error {
-		switch {
-		case e.Has(fsnotify.Remove), e.Has(fsnotify.Rename):
-			delete(w.watched, e.Name)
-		case w.recursive && e.Has(fsnotify.Create):
-			if info, err := os.Lstat(e.Name); err == nil && info.IsDir() {
-				err := w.add(e.Name, func(path string) { made = append(made, path) })
-				if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, row := range []struct {
-		op   fsnotify.Op
-		kind filesystemv1.EventType
-	}{
-		{fsnotify.Create, filesystemv1.EventType_EVENT_TYPE_CREATE},
-		{fsnotify.Rename, filesystemv1.EventType_EVENT_TYPE_RENAME},
-		{fsnotify.Write, filesystemv1.EventType_EVENT_TYPE_WRITE},
-		{fsnotify.Remove, filesystemv1.EventType_EVENT_TYPE_REMOVE},
-		{fsnotify.Chmod, filesystemv1.EventType_EVENT_TYPE_CHMOD},
-	} {
-		if e.Has(row.op) {
-			if err := emit(w.event(e.Name, row.kind)); err != nil {
-				return err
-			}
-		}
-	}
-	for _, path := range made {
-		if err := emit(w.event(path, filesystemv1.EventType_EVENT_TYPE_CREATE)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return filesystemv1.EventType_EVENT_TYPE_UNSPECIFIED
 }
 
-func (w *watcher) event(path string, kind filesystemv1.EventType) *filesystemv1.FilesystemEvent {
-	e := &filesystemv1.FilesystemEvent{Type: kind, Name: path}
-	if rel, err := filepath.Rel(w.root, path); err == nil {
+func (w *watcher) event(of Event) *event {
+	e := &event{Type: of.Op.kind(), Name: of.Path}
+	if rel, err := filepath.Rel(w.root, of.Path); err == nil {
 		e.Name = rel
 	}
 	if w.entries {
 		_ = w.service.session.Do(w.user, func() (err error) { // what is gone has no entry
-			e.Entry, err = w.service.entry(path)
+			e.Entry, err = w.service.entry(of.Path)
 			return err
 		})
 	}
@@ -233,7 +126,7 @@ func (s *Service) WatchDir(ctx context.Context, req *request[filesystemv1.WatchD
 		return out.Send(event)
 	}
 	if err := send(started()); err != nil {
-		_ = w.notify.Close()
+		_ = w.Close()
 		return err
 	}
 	err = w.run(ctx, tick.C, func() error { return send(alive()) }, func(e *filesystemv1.FilesystemEvent) error {
@@ -295,7 +188,7 @@ func (s *Service) CreateWatcher(_ context.Context, req *request[filesystemv1.Cre
 	s.mu.Unlock()
 	if full {
 		stop()
-		_ = w.notify.Close()
+		_ = w.Close()
 		return nil, connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("more than %d watchers; remove some", maxWatchers))
 	}
 	go p.collect(ctx, w)

@@ -88,7 +88,8 @@ func New(c Config) (*Agent, error) {
 	}
 	a.procs = proc.New(proc.Config{Session: a.session, Reaper: a.reaper, Spawner: a.spawner, Mark: mark, Ring: c.Ring, Log: c.Log})
 	a.files = files.New(a.session, files.Host{}, c.Log)
-	a.code, a.codePort = code.New(code.Config{Session: a.session, Procs: a.procs, Log: c.Log}), newHanded()
+	place := code.NewProcesses(a.session, a.procs, c.Log)
+	a.code, a.codePort = code.New(code.Config{Session: a.session, Place: place, Stat: os.Stat}), newHanded()
 	a.handler = a.routes()
 	a.live, a.hangUp = context.WithCancel(context.Background())
 	ctx, stop := context.WithCancel(context.Background())

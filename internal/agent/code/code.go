@@ -7,15 +7,13 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
+	"io/fs"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/firebreak-dev/firebreak/internal/agent/account"
-	"github.com/firebreak-dev/firebreak/internal/agent/proc"
 )
 
 // Port is where clients of the protocol expect it.
@@ -36,8 +34,8 @@ const (
 // Config is what a Service needs.
 type Config struct {
 	Session *account.Session
-	Procs   *proc.Manager
-	Log     *slog.Logger
+	Place   Place
+	Stat    func(path string) (fs.FileInfo, error) // of the sandbox's files, to find where a context can begin
 }
 
 // Service holds the contexts of a sandbox.
@@ -49,7 +47,6 @@ type Service struct {
 	contexts []*Context          // in the order in which they were made
 	defaults map[string]*Context // by language
 	closed   bool
-	work     sync.WaitGroup // of the kernels
 }
 
 // New returns a service without contexts.
@@ -79,17 +76,11 @@ func (s *Service) Close() {
 	for _, c := range contexts {
 		c.end("the sandbox ends")
 	}
-	s.work.Wait()
-}
-
-// failure is an error with the HTTP status that it gets.
-type failure struct {
-	status int
-	error
+	s.Place.Close()
 }
 
 func fail(status int, format string, args ...any) error {
-	return failure{status, fmt.Errorf(format, args...)}
+	return Fail(status, fmt.Errorf(format, args...))
 }
 
 // Create makes a context and starts its kernel, so that it is ready when the first code comes. An empty language is
@@ -110,13 +101,13 @@ func (s *Service) Create(language, dir string) (*Context, error) {
 func (s *Service) Default(language string) (*Context, error) { return s.add(language, "", true) }
 
 func (s *Service) add(name, dir string, byDefault bool) (*Context, error) {
-	l, err := languageOf(name)
+	l, err := s.Place.Language(strings.ToLower(name))
 	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.defaults[l.name]; byDefault && c != nil {
+	if c := s.defaults[l.Name]; byDefault && c != nil {
 		return c, nil
 	}
 	user, err := s.Session.User("")
@@ -130,10 +121,10 @@ func (s *Service) add(name, dir string, byDefault bool) (*Context, error) {
 	case strings.Contains(dir, "\x00"):
 		return nil, fail(http.StatusBadRequest, "cwd %q holds a zero byte", dir)
 	}
-	c := &Context{ID: newID(), Language: l.name, Dir: s.begin(user, dir), service: s, language: l, user: user, turn: make(chan struct{}, 1)}
+	c := &Context{ID: newID(), Language: l.Name, Dir: s.begin(user, dir), service: s, language: l, user: user, turn: make(chan struct{}, 1)}
 	s.contexts = append(s.contexts, c)
 	if byDefault {
-		s.defaults[l.name] = c
+		s.defaults[l.Name] = c
 	}
 	return c, nil
 }
@@ -141,7 +132,7 @@ func (s *Service) add(name, dir string, byDefault bool) (*Context, error) {
 // begin is where a context begins: in the root if nobody asked for a directory and the user's own does not exist.
 func (s *Service) begin(u account.User, dir string) string {
 	path := s.Session.Path(u, dir)
-	if info, err := os.Stat(path); dir == "" && (err != nil || !info.IsDir()) {
+	if info, err := s.Stat(path); dir == "" && (err != nil || !info.IsDir()) {
 		return "/"
 	}
 	return path
@@ -168,24 +159,13 @@ func (s *Service) Find(id string) (*Context, error) {
 // clients look for them there.
 func (s *Service) List() []*Context {
 	for _, language := range []string{"javascript", "python"} {
-		if s.offers(language) {
+		if l, err := s.Place.Language(language); err == nil && s.Place.Offers(l) {
 			_, _ = s.Default(language) // not without a user, nor beyond the limit
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.contexts)
-}
-
-// offers reports whether the interpreter of a language is installed.
-func (s *Service) offers(name string) bool {
-	l, err := languageOf(name)
-	user, err2 := s.Session.User("")
-	if err != nil || err2 != nil {
-		return false
-	}
-	_, err = s.Procs.LookPath(user, l.programs...)
-	return err == nil
 }
 
 // Delete ends a context, and what runs in it.
@@ -223,14 +203,7 @@ func (s *Service) Warm(ctx context.Context, language string) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case <-k.begun:
-		return nil
-	case <-k.gone:
-		return fail(http.StatusInternalServerError, "%s", k.end())
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return k.Ready(ctx)
 }
 
 // ServeWarm is Warm for the sandbox's host, with the language in the path.

@@ -2,6 +2,7 @@ package code
 
 import (
 	"cmp"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -16,15 +17,17 @@ type Context struct {
 	Dir      string // where it began
 
 	service  *Service
-	language language
+	language Language
 	user     account.User
 	turn     chan struct{} // holds a token while a run has the kernel; those who wait are served in their order
 
 	mu      sync.Mutex
 	waiting int
-	kernel  *kernel // nil before the first run and after a restart
-	lost    string  // how the kernel ended with its state, if nobody was told yet
-	ended   string  // why there is no context any more
+	kernel  Kernel            // nil before the first run and after a restart
+	env     map[string]string // the sandbox's own when the kernel was started
+	count   uint64            // of the kernel's runs; who has the turn counts
+	lost    string            // how the kernel ended with its state, if nobody was told yet
+	ended   string            // why there is no context any more
 }
 
 // Run runs code and writes what comes of it to out. An error means that it did not run.
@@ -42,22 +45,23 @@ func (c *Context) Run(out *stream, code string, env map[string]string) error {
 	}
 	if lost := c.takeLost(); lost != "" {
 		// Code that counts on its state would fail in ways that nobody understands.
-		out.begin(k.count)
-		out.failed("KernelDied", lost+"; its state is lost and this code was not run; the next run finds a new kernel", "")
+		out.begin(c.runs(0))
+		out.Failed("KernelDied", lost+"; its state is lost and this code was not run; the next run finds a new kernel", "")
 		out.end()
 		return nil
 	}
-	if k.run(out, code, k.overlay(c.service.Session.Defaults().Envs, env)) {
+	out.begin(c.runs(1))
+	if k.Run(out.ctx, code, c.overlay(env), out) {
 		out.end()
 		return nil
 	}
-	reason := k.end()
+	reason := k.End()
 	if out.ctx.Err() != nil {
 		c.forget(k, reason) // the client does not hear of it: the next run tells
 		return nil
 	}
 	c.forget(k, "")
-	out.failed("KernelDied", reason+"; its state is lost; the next run finds a new kernel", "")
+	out.Failed("KernelDied", reason+"; its state is lost; the next run finds a new kernel", "")
 	out.end()
 	return nil
 }
@@ -74,7 +78,7 @@ func (c *Context) enter(out *stream) error {
 	}
 	defer c.wait(-1)
 	out.open()
-	out.flush()
+	out.Flush()
 	select {
 	case c.turn <- struct{}{}:
 		return nil
@@ -94,7 +98,7 @@ func (c *Context) wait(n int) bool {
 }
 
 // live returns the kernel, a new one if there is none that lives.
-func (c *Context) live() (*kernel, error) {
+func (c *Context) live() (Kernel, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended != "" {
@@ -102,17 +106,42 @@ func (c *Context) live() (*kernel, error) {
 	}
 	if c.kernel != nil {
 		select {
-		case <-c.kernel.gone:
-			c.lost, c.kernel = c.kernel.end(), nil
+		case <-c.kernel.Gone():
+			c.lost, c.kernel = c.kernel.End(), nil
 		default:
 			return c.kernel, nil
 		}
 	}
-	k, err := c.service.start(c)
-	if err == nil {
-		c.kernel = k
+	env := c.service.Session.Defaults().Envs
+	k, err := c.service.Place.Start(Options{Language: c.language, User: c.user, Dir: c.Dir, Env: env})
+	if err != nil {
+		return nil, err
 	}
-	return k, err
+	c.kernel, c.env, c.count = k, env, 0
+	return k, nil
+}
+
+// runs adds n to the number of the kernel's runs and returns it.
+func (c *Context) runs(n uint64) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.count += n
+	return c.count
+}
+
+// overlay is what a run sets: what the sandbox's environment has become since the kernel's start, and the run's own.
+func (c *Context) overlay(run map[string]string) map[string]string {
+	c.mu.Lock()
+	old := c.env
+	c.mu.Unlock()
+	env := map[string]string{}
+	for name, value := range c.service.Session.Defaults().Envs {
+		if before, had := old[name]; !had || before != value {
+			env[name] = value
+		}
+	}
+	maps.Copy(env, run)
+	return env
 }
 
 func (c *Context) takeLost() string {
@@ -124,7 +153,7 @@ func (c *Context) takeLost() string {
 }
 
 // forget drops a kernel that is gone; lost is what the next run must be told.
-func (c *Context) forget(k *kernel, lost string) {
+func (c *Context) forget(k Kernel, lost string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.kernel == k {
@@ -146,9 +175,9 @@ func (c *Context) stop(reason, ended string) {
 	if k == nil {
 		return
 	}
-	k.kill(reason)
+	k.Kill(reason)
 	select {
-	case <-k.gone:
+	case <-k.Gone():
 	case <-time.After(5 * time.Second): // stuck in the operating system
 	}
 }

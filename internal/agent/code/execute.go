@@ -86,7 +86,7 @@ func (s *Service) serveExecute(w http.ResponseWriter, r *http.Request) {
 	defer out.close()
 	if err := c.Run(out, *e.Code, e.Env); err != nil {
 		if out.opened() {
-			out.failed("KernelError", err.Error(), "")
+			out.Failed("KernelError", err.Error(), "")
 			out.end()
 			return
 		}
@@ -102,8 +102,8 @@ func (s *Service) pick(e execution) (*Context, error) {
 }
 
 // check refuses what a language cannot say.
-func (l language) check(e execution) error {
-	if !l.shell {
+func (l Language) check(e execution) error {
+	if !l.Shell {
 		return nil
 	}
 	if strings.Contains(*e.Code, "\x00") {

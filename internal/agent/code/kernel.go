@@ -2,23 +2,21 @@ package code
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
 
-	"connectrpc.com/connect"
 	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/agent/proc"
-	processv1 "github.com/firebreak-dev/firebreak/internal/api/process"
 )
 
 const (
@@ -29,19 +27,17 @@ const (
 // names of the two streams, by their index.
 func streamName(i int) string { return [...]string{"stdout", "stderr"}[i] }
 
-// kernel is an interpreter that runs our program.
+// kernel is an interpreter that runs our program as a process.
 type kernel struct {
 	child    *proc.Child
 	program  string
 	language language
-	env      map[string]string // the sandbox's own when the kernel was started
-	count    uint64            // runs; who has the turn counts
 	log      *slog.Logger
 
 	write sync.Mutex // of requests
 
 	mu     sync.Mutex // orders what goes out, and guards the rest
-	out    *stream    // of the present run; nil between two
+	out    Sink       // of the present run; nil between two
 	id     uint64     // of the present or the latest run
 	ready  bool
 	begun  chan struct{} // closed when it is ready
@@ -55,41 +51,20 @@ type kernel struct {
 	gone chan struct{} // closed when it ended and all it said has been read
 }
 
-// start starts a kernel for c.
-func (s *Service) start(c *Context) (*kernel, error) {
-	l := c.language
-	program, err := s.Procs.LookPath(c.user, l.programs...)
-	if err != nil {
-		return nil, fail(http.StatusBadRequest, "%s cannot be run here: %w", l.name, err)
+// Ready implements Kernel.
+func (k *kernel) Ready(ctx context.Context) error {
+	select {
+	case <-k.begun:
+		return nil
+	case <-k.gone:
+		return fail(http.StatusInternalServerError, "%s", k.End())
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	env := s.Session.Defaults().Envs
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, fail(http.StatusServiceUnavailable, "the sandbox ends")
-	}
-	child, err := s.Procs.Spawn(c.user, &processv1.ProcessConfig{Cmd: program, Args: l.args, Cwd: &c.Dir}, l.channels)
-	if err != nil {
-		status := http.StatusInternalServerError
-		var coded *connect.Error
-		if errors.As(err, &coded) {
-			if err = errors.New(coded.Message()); coded.Code() == connect.CodeInvalidArgument {
-				status = http.StatusBadRequest
-			}
-		}
-		return nil, fail(status, "start %s: %w", l.name, err)
-	}
-	k := &kernel{
-		begun: make(chan struct{}),
-		child: child, program: filepath.Base(program), language: l, env: env, log: s.Log.With("kernel", l.name, "pid", child.PID()),
-		buf: make([]byte, maxText), done: make(chan struct{}, 1), gone: make(chan struct{}),
-	}
-	s.work.Go(k.serve)
-	if err := k.send(l.preamble()); err != nil {
-		k.kill("it does not take our program: " + err.Error())
-	}
-	return k, nil
 }
+
+// Gone implements Kernel.
+func (k *kernel) Gone() <-chan struct{} { return k.gone }
 
 // serve reads what the kernel says and prints until it ends, and clears up after it.
 func (k *kernel) serve() {
@@ -136,8 +111,8 @@ func (k *kernel) broken(err error) {
 	}
 }
 
-// kill ends the kernel.
-func (k *kernel) kill(reason string) {
+// Kill implements Kernel.
+func (k *kernel) Kill(reason string) {
 	k.mu.Lock()
 	if k.reason == "" {
 		k.reason = reason
@@ -146,8 +121,8 @@ func (k *kernel) kill(reason string) {
 	_ = k.child.Signal(unix.SIGKILL) // ESRCH: it was faster
 }
 
-// end says how a kernel that is gone ended.
-func (k *kernel) end() string {
+// End implements Kernel.
+func (k *kernel) End() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
@@ -174,15 +149,15 @@ func (k *kernel) handle(f frame, last bool) {
 	if k.out != nil && f.ID == k.id {
 		switch f.Type {
 		case "result":
-			k.out.result(f)
+			k.out.Result(f.Main, f.Forms)
 		case "error":
-			k.out.failed(f.Name, f.Value, f.Traceback)
+			k.out.Failed(f.Name, f.Value, f.Traceback)
 		case "done":
 			k.finish(f)
 			return
 		}
 		if last {
-			k.out.flush()
+			k.out.Flush()
 		}
 	}
 	if f.Ack != 0 {
@@ -195,11 +170,11 @@ func (k *kernel) handle(f frame, last bool) {
 // finish ends the present run. k.mu is held.
 func (k *kernel) finish(f frame) {
 	for i, rest := range k.rest {
-		k.out.print(streamName(i), string(rest))
+		k.out.Print(streamName(i), string(rest))
 		k.rest[i] = nil
 	}
 	if k.language.shell && f.Status != 0 {
-		k.out.failed("ExitStatus", fmt.Sprintf("exit status %d", f.Status), "")
+		k.out.Failed("ExitStatus", fmt.Sprintf("exit status %d", f.Status), "")
 	}
 	k.out = nil
 	k.done <- struct{}{}
@@ -214,7 +189,7 @@ func (k *kernel) pump(i int) {
 			defer k.mu.Unlock()
 			n, failed := k.read(i, fd)
 			if n > 0 && k.out != nil {
-				k.out.flush()
+				k.out.Flush()
 			}
 			if n == 0 && failed == nil {
 				failed = io.EOF
@@ -272,7 +247,7 @@ func (k *kernel) print(i int, data []byte) {
 		}
 		whole := wholeRunes(data)
 		k.rest[i] = append([]byte(nil), data[whole:]...)
-		k.out.print(streamName(i), string(data[:whole]))
+		k.out.Print(streamName(i), string(data[:whole]))
 	}
 }
 
@@ -289,27 +264,9 @@ func wholeRunes(data []byte) int {
 	return len(data)
 }
 
-// overlay is what a run sets: what the sandbox's environment has become since the kernel's start, and the run's own.
-func (k *kernel) overlay(sandbox, run map[string]string) map[string]string {
-	env := map[string]string{}
-	for name, value := range sandbox {
-		if old, had := k.env[name]; !had || old != value {
-			env[name] = value
-		}
-	}
-	for name, value := range run {
-		env[name] = value
-	}
-	return env
-}
-
-// run runs code until it is done, or out's client is gone and the code was interrupted. It reports whether the kernel
-// lives on.
-func (k *kernel) run(out *stream, code string, env map[string]string) bool {
-	k.count++
-	out.begin(k.count)
-	req := request{ID: k.count, Language: k.language.name, Code: code, Env: env}
-	k.begin(out, req.ID)
+// Run implements Kernel.
+func (k *kernel) Run(ctx context.Context, code string, env map[string]string, out Sink) bool {
+	req := request{ID: k.begin(out), Language: k.language.name, Code: code, Env: env}
 	defer func() {
 		k.mu.Lock()
 		k.out = nil
@@ -318,7 +275,7 @@ func (k *kernel) run(out *stream, code string, env map[string]string) bool {
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		k.ask(out, req)
+		k.ask(ctx, req)
 	}()
 	defer func() { <-sent }()
 	select {
@@ -326,30 +283,31 @@ func (k *kernel) run(out *stream, code string, env map[string]string) bool {
 		return true
 	case <-k.gone:
 		return false
-	case <-out.ctx.Done():
+	case <-ctx.Done():
 		return k.interrupt(req)
 	}
 }
 
 // ask sends a request once the kernel is ready, because what it prints until then is not of a run. What is larger than a
 // pipe waits for the kernel to read it.
-func (k *kernel) ask(out *stream, req request) {
+func (k *kernel) ask(ctx context.Context, req request) {
 	select {
 	case <-k.begun:
 	case <-k.gone:
 		return
-	case <-out.ctx.Done():
+	case <-ctx.Done():
 	}
 	text := req.frame()
 	if k.language.shell {
 		text = req.commands()
 	}
 	if err := k.send(text); err != nil {
-		k.kill("it does not read what it shall run: " + err.Error())
+		k.Kill("it does not read what it shall run: " + err.Error())
 	}
 }
 
-func (k *kernel) begin(out *stream, id uint64) {
+// begin has what the kernel says from now on told to out, and numbers the run.
+func (k *kernel) begin(out Sink) uint64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	select {
@@ -357,11 +315,13 @@ func (k *kernel) begin(out *stream, id uint64) {
 	default:
 	}
 	k.drain()
-	k.out, k.id = out, id
+	k.id++
+	k.out = out
 	for i, text := range k.idle {
-		out.print(streamName(i), string(text))
+		out.Print(streamName(i), string(text))
 		k.idle[i] = nil
 	}
+	return k.id
 }
 
 // interrupt stops a run whose client is gone, and reports whether the kernel survives that.
@@ -379,7 +339,7 @@ func (k *kernel) interrupt(req request) bool {
 		case <-time.After(patience):
 		}
 	}
-	k.kill("the run before went on after it was interrupted")
+	k.Kill("the run before went on after it was interrupted")
 	<-k.gone
 	return false
 }

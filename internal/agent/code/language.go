@@ -4,7 +4,6 @@ import (
 	"embed"
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/firebreak-dev/firebreak/internal/agent/proc"
 )
@@ -50,7 +49,6 @@ func languages() []language {
 }
 
 func languageOf(name string) (language, error) {
-	name = strings.ToLower(name)
 	for _, l := range languages() {
 		if l.name == name || slices.Contains(l.aliases, name) {
 			return l, nil

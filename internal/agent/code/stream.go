@@ -101,7 +101,8 @@ func (s *stream) write(value any) {
 	}
 }
 
-func (s *stream) flush() {
+// Flush implements Sink.
+func (s *stream) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.flushLocked()
@@ -129,8 +130,8 @@ type output struct {
 	Timestamp int64  `json:"timestamp"` // nanoseconds of the Unix epoch
 }
 
-// print passes output on, "stdout" or "stderr".
-func (s *stream) print(name, text string) {
+// Print implements Sink.
+func (s *stream) Print(name, text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for text != "" && s.room() {
@@ -157,17 +158,18 @@ func textual(form string) bool {
 	return strings.Contains(" text html markdown svg png jpeg pdf latex javascript ", " "+form+" ")
 }
 
-// result passes a value on. Forms that the protocol does not name are extra: one SDK looks for them there, the other
+// Result implements Sink. Forms that the protocol does not name are extra: one SDK looks for them there, the other
 // one takes what it finds beside the known ones.
-func (s *stream) result(f frame) {
+func (s *stream) Result(main bool, forms map[string]json.RawMessage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.room() {
 		return
 	}
 	line, extra := map[string]any{}, map[string]any{}
-	for form, data := range f.Forms {
+	for form, data := range forms {
 		switch {
+		case len(data) == 0:
 		case textual(form):
 			if data[0] == '"' {
 				line[form] = data
@@ -181,12 +183,12 @@ func (s *stream) result(f frame) {
 	if len(extra) > 0 {
 		line["extra"] = extra
 	}
-	line["type"], line["is_main_result"] = "result", f.Main
+	line["type"], line["is_main_result"] = "result", main
 	s.write(line)
 }
 
-// failed tells of an error of the code or of its kernel.
-func (s *stream) failed(name, value, traceback string) {
+// Failed implements Sink, for errors of the kernel too.
+func (s *stream) Failed(name, value, traceback string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.write(map[string]any{"type": "error", "name": name, "value": value, "traceback": traceback})

@@ -82,7 +82,7 @@ const (
 	FormInvalid   Form = iota
 	FormDirectory      // a directory tree, with binds of host directories on top of it
 	FormDisk           // one EROFS image file
-	FormModule         // a directory with a WebAssembly module and the library of its language
+	FormModule         // a directory with module.wasm, a program for WASI, and perhaps lib, what it is to see as /lib
 	FormScript         // a directory of JavaScript modules, for a driver that has their engine
 )
 
@@ -105,6 +105,10 @@ type Root struct {
 	Form  Form    `json:"form"`
 	Path  string  `json:"path"`            // absolute: the directory or the image file
 	Binds []Mount `json:"binds,omitempty"` // FormDirectory only: read-only parts of the host that complete the tree
+
+	// FormModule and FormScript only.
+	Language string   `json:"language,omitempty"` // that its program runs, or that it is written in; empty: none in particular
+	Command  []string `json:"command,omitempty"`  // FormModule: the names by which its program is run, one at least
 }
 
 // Mount makes a file or directory of the host visible in the sandbox.

@@ -25,6 +25,14 @@ func badImage(format string, args ...any) error {
 	return &firebreak.Error{Kind: firebreak.KindInvalid, Err: fmt.Errorf(format, args...)}
 }
 
+// noSource explains why a source cannot be read.
+func noSource(err error, mend string) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &firebreak.Error{Kind: firebreak.KindNotFound, Err: err, Mend: mend}
+	}
+	return err
+}
+
 // fromPath fills the tree from a directory or file of the host.
 func (j *job) fromPath(ctx context.Context, name string) (Template, error) {
 	abs, err := filepath.Abs(name)
@@ -34,10 +42,8 @@ func (j *job) fromPath(ctx context.Context, name string) (Template, error) {
 	t := Template{Source: abs}
 	info, err := os.Stat(abs)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return t, &firebreak.Error{Kind: firebreak.KindNotFound, Err: err, Mend: "give the path of a directory or an archive"}
 	case err != nil:
-		return t, err
+		return t, noSource(err, "give the path of a directory or an archive")
 	case info.IsDir():
 		err = j.fromDirectory(ctx, abs, &t)
 	case info.Mode().IsRegular():

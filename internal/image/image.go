@@ -26,21 +26,30 @@ import (
 // HostName is the template that every store has.
 const HostName = "host"
 
+// The forms of templates.
+const (
+	FormRoot   = ""       // a root file system
+	FormModule = "module" // a WebAssembly module and the library of its language
+	FormScript = "script" // JavaScript modules
+)
+
 // Template is what a sandbox starts from.
 type Template struct {
 	Name       string            `json:"name"`
-	Digest     string            `json:"digest"` // sha256: of the image; of what host is made from
-	Source     string            `json:"source"` // what it was made from, for people
+	Form       string            `json:"form,omitempty"`
+	Language   string            `json:"language,omitempty"` // modules and scripts: what they run or are written in; empty: nothing in particular
+	Digest     string            `json:"digest"`             // sha256: of the image; of what host is made from
+	Source     string            `json:"source"`             // what it was made from, for people
 	Size       int64             `json:"size"`
 	Created    time.Time         `json:"created"`
 	Envs       map[string]string `json:"envs,omitempty"`
 	Workdir    string            `json:"workdir,omitempty"`
 	User       string            `json:"user,omitempty"`
 	Entrypoint []string          `json:"entrypoint,omitempty"`
-	Command    []string          `json:"command,omitempty"`
-	Start      string            `json:"start,omitempty"` // for bash: what runs in the background of every sandbox
-	Ready      string            `json:"ready,omitempty"` // for bash: it succeeds once Start is at work
-	Limits     firebreak.Limits  `json:"limits,omitzero"` // of sandboxes, where a request names none
+	Command    []string          `json:"command,omitempty"` // of a module: the names by which its sandboxes run it
+	Start      string            `json:"start,omitempty"`   // for bash: what runs in the background of every sandbox
+	Ready      string            `json:"ready,omitempty"`   // for bash: it succeeds once Start is at work
+	Limits     firebreak.Limits  `json:"limits,omitzero"`   // of sandboxes, where a request names none
 }
 
 // Source says what to make a template from; exactly one field is set.
@@ -49,6 +58,14 @@ type Source struct {
 	Reference string // an image in a registry: python:3.13, ghcr.io/o/i@sha256:…
 	Recipe    string // a recipe of ours; see Recipes
 	Export    Export // of a sandbox
+	Module    Module // WebAssembly
+	Scripts   string // a directory of JavaScript modules
+}
+
+// Module is a program for WASI.
+type Module struct {
+	Path    string // a file .wasm
+	Library string // a directory that the program sees as /lib; empty: none
 }
 
 // Export is the root file system of a sandbox, as an uncompressed tar archive.

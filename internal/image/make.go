@@ -58,6 +58,7 @@ func (src Source) name(wanted string) (string, error) {
 	name, given := wanted, 0
 	for _, f := range []struct{ value, name string }{
 		{src.Path, filepath.Base(src.Path)}, {src.Reference, src.Reference}, {src.Recipe, src.Recipe},
+		{src.Module.Path, src.Module.program()}, {src.Scripts, filepath.Base(src.Scripts)},
 	} {
 		if f.value != "" {
 			given++
@@ -71,7 +72,7 @@ func (src Source) name(wanted string) (string, error) {
 	}
 	if given != 1 {
 		return "", &firebreak.Error{Kind: firebreak.KindInvalid, Op: "make template",
-			Err: fmt.Errorf("%d sources are given", given), Mend: "give one path, image reference or recipe"}
+			Err: fmt.Errorf("%d sources are given", given), Mend: "give one path, image reference, recipe, module or directory of scripts"}
 	}
 	if name == HostName {
 		return "", &firebreak.Error{Kind: firebreak.KindInvalid, Op: "make template",
@@ -107,28 +108,20 @@ func (s *Store) makeIn(ctx context.Context, w work, src Source, name string, opt
 	j := &job{store: s, work: w, tree: rootfs.New(spool, opts.Limits), reporter: &reporter{call: opts.Progress},
 		limits: opts.Limits, pull: opts.Pull}
 	defer j.close()
-	var t Template
-	switch {
-	case src.Path != "":
-		t, err = j.fromPath(ctx, src.Path)
-	case src.Reference != "":
-		t, err = j.fromRegistry(ctx, src.Reference)
-	case src.Export.Archive != nil:
-		t, err = j.fromExport(ctx, src.Export)
-	default:
-		t, err = j.fromRecipe(ctx, src.Recipe)
-	}
+	t, err := j.fill(ctx, src)
 	if err == nil && len(j.tree.Root().Entries) == 0 {
 		err = badImage("there are no files in it")
 	}
 	if err != nil {
-		return Template{}, s.blameSource("read "+src.Path+src.Reference+src.Recipe, err)
+		return Template{}, s.blameSource("read "+src.Path+src.Reference+src.Recipe+src.Module.Path+src.Scripts, err)
 	}
 	if n := j.tree.Dropped(); n > 0 {
 		s.log.Info("devices and sockets of the image are left out", "template", name, "count", n)
 	}
-	if err := j.tree.Complete(ctx); err != nil {
-		return Template{}, err
+	if t.Form == FormRoot {
+		if err := j.tree.Complete(ctx); err != nil {
+			return Template{}, err
+		}
 	}
 	if opts.Edit != nil {
 		opts.Edit(&t)
@@ -140,6 +133,23 @@ func (s *Store) makeIn(ctx context.Context, w work, src Source, name string, opt
 	}
 	t.Digest, t.Size = "sha256:"+digest, size
 	return t, s.publish(ctx, w, digest, t)
+}
+
+// fill puts what src holds into the tree.
+func (j *job) fill(ctx context.Context, src Source) (Template, error) {
+	switch {
+	case src.Path != "":
+		return j.fromPath(ctx, src.Path)
+	case src.Reference != "":
+		return j.fromRegistry(ctx, src.Reference)
+	case src.Export.Archive != nil:
+		return j.fromExport(ctx, src.Export)
+	case src.Module.Path != "":
+		return j.fromModule(ctx, src.Module)
+	case src.Scripts != "":
+		return j.fromScripts(ctx, src.Scripts)
+	}
+	return j.fromRecipe(ctx, src.Recipe)
 }
 
 // write writes the image into the work directory.

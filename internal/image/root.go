@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,17 +36,21 @@ func (s *Store) RootOf(ctx context.Context, t Template, forms []driver.Form) (dr
 		return s.hostRoot(ctx, t, forms)
 	}
 	for _, form := range forms {
-		var path string
+		if !slices.Contains(t.Forms(), form) {
+			continue
+		}
+		root := driver.Root{Form: form}
 		var err error
 		switch form {
 		case driver.FormDisk:
-			path, err = s.disk(t)
-		case driver.FormDirectory:
-			path, err = s.directory(ctx, t)
+			root.Path, err = s.disk(t)
+		case driver.FormModule, driver.FormScript:
+			root.Language, root.Command = t.Language, t.Command
+			fallthrough
 		default:
-			continue
+			root.Path, err = s.directory(ctx, t)
 		}
-		return driver.Root{Form: form, Path: path}, s.blame("serve template "+t.Name, err)
+		return root, s.blame("serve template "+t.Name, err)
 	}
 	return driver.Root{}, noForm(t.Name, forms)
 }

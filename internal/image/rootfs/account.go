@@ -49,6 +49,21 @@ func (t *Tree) WriteFile(p string, data []byte, mode uint16) error {
 	return nil
 }
 
+// AddFile makes or replaces a file that belongs to root with the size bytes that data gives. io.ErrUnexpectedEOF if it gives
+// fewer.
+func (t *Tree) AddFile(ctx context.Context, p string, data io.Reader, size int64, mode uint16) error {
+	dir, name, err := t.parent(p)
+	if err != nil {
+		return err
+	}
+	n := &erofs.Node{Mode: erofs.TypeRegular | mode, ModTime: fixedTime}
+	if err := t.store(ctx, n, data, size); err != nil {
+		return err
+	}
+	t.put(dir, name, n)
+	return nil
+}
+
 // Symlink makes or replaces a symbolic link.
 func (t *Tree) Symlink(target, p string) error {
 	dir, name, err := t.parent(p)

@@ -21,6 +21,23 @@ import (
 //
 // Ordinary users give their own files to root, as a fresh root file system has them; root's imports keep all owners.
 func (t *Tree) AddDirectory(ctx context.Context, dir string, exclude os.FileInfo) error {
+	return t.addDirectory(ctx, t.root, dir, exclude)
+}
+
+// AddDirectoryAt is AddDirectory for what is to lie at the path at of the tree, which is made.
+func (t *Tree) AddDirectoryAt(ctx context.Context, at, dir string, exclude os.FileInfo) error {
+	parts, err := t.components(at)
+	if err != nil {
+		return err
+	}
+	into, err := t.directory(parts, true)
+	if err != nil {
+		return err
+	}
+	return t.addDirectory(ctx, into, dir, exclude)
+}
+
+func (t *Tree) addDirectory(ctx context.Context, into *erofs.Node, dir string, exclude os.FileInfo) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -31,8 +48,8 @@ func (t *Tree) AddDirectory(ctx context.Context, dir string, exclude os.FileInfo
 		return err
 	}
 	w := &walk{tree: t, top: root, exclude: exclude, device: statOf(info).Dev, links: map[inodeID]*erofs.Node{}}
-	w.meta(t.root, info)
-	return w.entries(ctx, root, ".", t.root)
+	w.meta(into, info)
+	return w.entries(ctx, root, ".", into)
 }
 
 type inodeID struct{ device, inode uint64 }

@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"github.com/tetratelabs/wazero"
+
+	"github.com/firebreak-dev/firebreak/internal/driver/wasm/meter"
 )
 
 // disk keeps compiled modules, each in a directory of its own: wazero's files, and a code of authentication over their
@@ -26,7 +28,7 @@ type disk struct {
 }
 
 // format is in each code, so that what an earlier way of compiling left is not taken.
-const format = "firebreak-wasm-1"
+const format = "firebreak-wasm-1/" + meter.Version
 
 const macName = "mac"
 

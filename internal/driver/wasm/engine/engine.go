@@ -23,6 +23,7 @@ import (
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/driver/wasm/meter"
 )
 
 const (
@@ -212,7 +213,6 @@ func (m *Module) compile(ctx context.Context, read func() ([]byte, error)) (err 
 	m.runtime = wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().
 		WithCoreFeatures(api.CoreFeaturesV2).
 		WithCompilationCache(cache).
-		WithCloseOnContextDone(true).
 		WithDebugInfoEnabled(false))
 	defer func() {
 		if err != nil {
@@ -222,7 +222,11 @@ func (m *Module) compile(ctx context.Context, read func() ([]byte, error)) (err 
 	if _, err := wasi_snapshot_preview1.Instantiate(ctx, m.runtime); err != nil {
 		return fmt.Errorf("make the host's functions: %w", err)
 	}
-	if err := m.translate(ctx, wasm); err != nil {
+	metered, err := meter.Rewrite(wasm, slice)
+	if err != nil {
+		return invalid("%w", err)
+	}
+	if err := m.translate(ctx, metered); err != nil {
 		return err
 	}
 	return save()
@@ -258,6 +262,9 @@ func (m *Module) link(ctx context.Context) error {
 			}
 			continue
 		}
+		if module == meter.Module {
+			continue
+		}
 		if strangers[module] == nil {
 			strangers[module] = m.runtime.NewHostModuleBuilder(module)
 		}
@@ -265,6 +272,9 @@ func (m *Module) link(ctx context.Context) error {
 			panic(fmt.Errorf("it called %s of %s, which it is not given", name, module))
 		})
 		strangers[module].NewFunctionBuilder().WithGoFunction(trap, f.ParamTypes(), f.ResultTypes()).Export(name)
+	}
+	if err := offerTick(ctx, m.runtime); err != nil {
+		return err
 	}
 	for _, b := range strangers {
 		if _, err := b.Instantiate(ctx); err != nil {

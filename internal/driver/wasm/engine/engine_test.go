@@ -90,6 +90,19 @@ func TestLoopFreesItsThread(t *testing.T) {
 	}
 }
 
+// TestFuel: a run is ended when it has executed what it may.
+func TestFuel(t *testing.T) {
+	m := load(t, open(t, t.TempDir()), command(1, loop...))
+	for _, fuel := range []int64{1, 1000, 5_000_000} {
+		if _, err := m.Run(t.Context(), engine.Config{Fuel: fuel}); !errors.Is(err, engine.ErrFuel) {
+			t.Errorf("with %d: %v", fuel, err)
+		}
+	}
+	if _, err := load(t, open(t, t.TempDir()), command(1)).Run(t.Context(), engine.Config{Fuel: 100}); err != nil {
+		t.Errorf("enough: %v", err)
+	}
+}
+
 // TestMemory: all instances of a sandbox share what it may have, and give it back.
 func TestMemory(t *testing.T) {
 	m := load(t, open(t, t.TempDir()), command(1, growing...))
@@ -139,7 +152,7 @@ func TestRefused(t *testing.T) {
 		"many locals":       {module(section(10, append([]byte{1}, append(leb(len(manyLocals)), manyLocals...)...))), "more than 20000 variables"},
 		"imports a memory":  {module(section(2, vec(append(append(named("env"), named("memory")...), 2, 0, 1)))), "must be its own"},
 		"of another WASI":   {importing("wasi_snapshot_preview1", "sock_open"), "no such function"},
-		"an invalid opcode": {command(1, 0xff), "invalid"},
+		"an invalid opcode": {command(1, 0xff), "not known here"},
 	} {
 		_, err := e.Load(t.Context(), test.wasm)
 		if firebreak.KindOf(err) != firebreak.KindInvalid || !strings.Contains(err.Error(), test.want) {

@@ -32,6 +32,7 @@ type Config struct {
 	Stderr io.Writer
 	Files  []Mount
 	Memory *Memory // DefaultMemory of its own if nil
+	Fuel   int64   // instructions, about, after which the run is ended; the same each time; 0: as many as it likes
 	Output int64   // bytes of stdout and stderr together, after which the run is ended; 0: as many as it likes
 	Fixed  *Fixed  // nil: the clocks and the randomness of the world
 }
@@ -59,11 +60,12 @@ func (t *Trap) Error() string { return t.Text }
 
 // The reasons for which a run is ended from outside, besides the errors of its context.
 var (
+	ErrFuel   = errors.New("it executed more instructions than it may")
 	ErrOutput = errors.New("it wrote more than it may")
 	ErrMemory = errors.New("its memory is larger than it may have")
 )
 
-// Run runs a WASI command to its end and returns its exit status. The error is a *Trap, ErrOutput, ErrMemory or the
+// Run runs a WASI command to its end and returns its exit status. The error is a *Trap, ErrFuel, ErrOutput, ErrMemory or the
 // context's cause; an exit status is none.
 func (m *Module) Run(ctx context.Context, c Config) (int, error) {
 	if !m.Exports("_start") {
@@ -81,6 +83,7 @@ func (m *Module) Run(ctx context.Context, c Config) (int, error) {
 type Instance struct {
 	module api.Module
 	memory *linear
+	fuel   fuel
 	// calls are under way, and closing waits for them.
 	mu     sync.Mutex
 	calls  sync.WaitGroup
@@ -99,17 +102,19 @@ func (m *Module) Instantiate(ctx context.Context, c Config) (*Instance, error) {
 		c.Memory.denied.Add(1)
 		return nil, ErrMemory
 	}
-	i := &Instance{memory: &linear{quota: c.Memory}}
+	i := &Instance{memory: &linear{quota: c.Memory}, fuel: fuel{limit: c.Fuel, given: slice}}
 	i.ended, i.end = context.WithCancelCause(context.Background())
 	conf, err := i.configure(c)
 	if err != nil {
 		return nil, err
 	}
 	err = protect(func() (err error) {
-		i.module, err = m.runtime.InstantiateModule(experimental.WithMemoryAllocator(ctx, i.memory), m.compiled, conf)
+		i.module, err = m.runtime.InstantiateModule(experimental.WithMemoryAllocator(i.bind(ctx), i.memory), m.compiled, conf)
 		return err
 	})
-	if err != nil {
+	if err == nil {
+		i.refuel(i.module)
+	} else {
 		err = i.reason(ctx, err)
 		i.end(nil)
 		i.memory.release()
@@ -213,7 +218,7 @@ func (i *Instance) Call(ctx context.Context, name string, params ...uint64) (res
 	defer stopEnd()
 	stopRun := context.AfterFunc(run, func() { i.end(context.Cause(run)) }) // a sleep ends, too
 	err = protect(func() (err error) {
-		results, err = f.Call(run, params...)
+		results, err = f.Call(i.bind(run), params...)
 		return err
 	})
 	stopRun()

@@ -67,8 +67,12 @@ func oracle() map[string]ruling {
 			boundaryIn(language, userKernel, vm), nil},
 		"browser": {func(w firebreak.Workload) bool { return w.Place == firebreak.PlaceBrowser },
 			func(_ firebreak.Workload, t Technology) bool { return t.Name == "wasm" }, nil},
-		"whole-program": {func(w firebreak.Workload) bool { return !w.Plugin && w.Place == firebreak.PlaceServer },
-			boundaryIn(container, userKernel, vm), nil},
+		"whole-program": {func(w firebreak.Workload) bool {
+			return !w.Plugin && w.Place == firebreak.PlaceServer && w.Needs != firebreak.NeedCompute
+		}, boundaryIn(container, userKernel, vm), nil},
+		"pure-computation": {func(w firebreak.Workload) bool {
+			return w.Place == firebreak.PlaceServer && w.Needs == firebreak.NeedCompute
+		}, nil, nil},
 		"linux-tools": {func(w firebreak.Workload) bool { return w.Needs&(firebreak.NeedLinux|firebreak.NeedSyscalls) != 0 },
 			func(_ firebreak.Workload, t Technology) bool { return t.Boundary != language }, nil},
 		"network":   {func(w firebreak.Workload) bool { return w.Needs.Has(firebreak.NeedNetwork) }, nil, []Duty{egress}},

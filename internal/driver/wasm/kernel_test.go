@@ -1,0 +1,193 @@
+package wasm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/firebreak-dev/firebreak/internal/agent/account"
+	"github.com/firebreak-dev/firebreak/internal/agent/code"
+	"github.com/firebreak-dev/firebreak/internal/driver/wasm/engine"
+	"github.com/firebreak-dev/firebreak/internal/memfs"
+)
+
+// cache is where scripts/install-test-tools.sh puts the interpreters.
+const cache = "../../../.cache"
+
+// interpreter returns the module of a language, or skips.
+func interpreter(t testing.TB, language string) string {
+	t.Helper()
+	path, err := filepath.Abs(filepath.Join(cache, "wasm", language+".wasm"))
+	if err == nil {
+		_, err = os.Stat(path)
+	}
+	if err != nil {
+		if strings.Contains(","+os.Getenv("FIREBREAK_REQUIRE")+",", ",wasm,") {
+			t.Fatal(err)
+		}
+		t.Skipf("%v: run scripts/install-test-tools.sh", err)
+	}
+	return path
+}
+
+// newWorld is a sandbox's world without its agent. What is compiled stays for the next test.
+func newWorld(t testing.TB, language string) *world {
+	t.Helper()
+	e := engine.New(filepath.Join(cache, "wasm-compiled"))
+	m, err := e.Open(t.Context(), interpreter(t, language))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		m.Release()
+		if err := e.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	files := memfs.New(memfs.Options{})
+	if err := files.MkdirAll("/home/user", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return &world{module: m, language: language, command: []string{language}, files: files, memory: engine.NewMemory(512 << 20), slots: make(chan struct{}, 8)}
+}
+
+// sink writes down what comes of a run.
+type sink struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (s *sink) say(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintf(&s.text, format+"\n", args...)
+}
+
+func (s *sink) Print(stream, text string) { s.say("%s %q", stream, text) }
+func (s *sink) Result(main bool, forms map[string]json.RawMessage) {
+	s.say("result %v %s", main, forms["text"])
+}
+func (s *sink) Failed(name, value, tb string) { s.say("failed %s: %s", name, value); s.say("%s", tb) }
+func (s *sink) Flush()                        {}
+
+type step struct{ code, want string }
+
+func steps(language string) []step {
+	if language == "python" {
+		return []step{
+			{"x = 1", ""},
+			{"x += 1; x * 21", `result true "42"`},
+			{"print('one'); print('two'); 3", "stdout \"one\\n\"\nstdout \"two\\n\"\nresult true \"3\""},
+			{"1 / 0", "failed ZeroDivisionError: division by zero"},
+			{"import asyncio\nawait asyncio.sleep(0.01)\n'slept'", `result true "slept"`},
+			{"display(1); 2", "result false \"1\"\nresult true \"2\""},
+			{"open('here', 'w').write('text'); import os; os.getcwd(), os.path.exists('/home/user/here')", `result true "('/home/user', True)"`},
+			{"import socket; socket.socket()", "failed OSError"},
+			{"import threading; threading.Thread(target=print).start()", "failed RuntimeError: can't start new thread"},
+			{"import subprocess; subprocess.run('ls')", "failed OSError"},
+			{"os.environ['GIVEN'], os.environ['HOME']", `result true "('yes', '/home/user')"`},
+			{"os.listdir('/')", `result true "['home']"`},
+		}
+	}
+	return []step{
+		{"const x = 1", ""},
+		{"const x = 2; x * 21", `result true "42"`},
+		{"console.log('one', {a: [1, 'b']}); console.error('two'); 3", "stdout \"one { a: [ 1, 'b' ] }\\n\"\nstderr \"two\\n\"\nresult true \"3\""},
+		{"null.f", "failed TypeError: cannot read property 'f' of null"},
+		{"throw 7", "failed number: 7"},
+		{"await new Promise(done => setTimeout(() => done('slept'), 10))", `result true "slept"`},
+		{"class A { m () { return `${x}}` } }\nnew A().m()", `result true "2}"`},
+		{"class A { m () { return 5 } }; new A().m()", `result true "5"`},
+		{"let f = /[/'}]/; f.test('}')", `result true "true"`},
+		{"display(1); 2", "result false \"1\"\nresult true \"2\""},
+		{"'größer 😀'", `result true "größer 😀"`},
+		{"process.env.GIVEN", `result true "yes"`},
+		{"fetch('http://127.0.0.1')", "failed ReferenceError: fetch is not defined"},
+	}
+}
+
+func TestKernels(t *testing.T) {
+	for _, language := range []string{"python", "javascript"} {
+		t.Run(language, func(t *testing.T) {
+			p := &place{world: newWorld(t, language)}
+			defer p.Close()
+			k := start(t, p)
+			for _, s := range steps(language) {
+				if got := run(t, k, s.code); got != s.want && (s.want == "" || !strings.HasPrefix(got, s.want)) {
+					t.Errorf("%s:\n%s\nwant\n%s", s.code, got, s.want)
+				}
+			}
+			k.Kill("the test is over")
+			<-k.Gone()
+			if !strings.Contains(k.End(), "the test is over") || p.memory.Used() != 0 {
+				t.Errorf("it ended so: %s; %d bytes are still taken", k.End(), p.memory.Used())
+			}
+		})
+	}
+}
+
+// TestKernelEndsWithItsRun: code that is stopped takes its interpreter with it, and frees what it had.
+func TestKernelEndsWithItsRun(t *testing.T) {
+	for language, endless := range map[string]string{"python": "while True: pass", "javascript": "for (;;);"} {
+		t.Run(language, func(t *testing.T) {
+			p := &place{world: newWorld(t, language)}
+			defer p.Close()
+			k := start(t, p)
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			out := &sink{}
+			if k.Run(ctx, endless, nil, out) {
+				t.Error("it is said to live on")
+			}
+			<-k.Gone()
+			if !strings.Contains(k.End(), "knows no interrupt") {
+				t.Errorf("it ended so: %s; %s", k.End(), out.text.String())
+			}
+		})
+	}
+}
+
+// TestHostileKernel: code that writes where the kernel writes ends its own context.
+func TestHostileKernel(t *testing.T) {
+	p := &place{world: newWorld(t, "python")}
+	defer p.Close()
+	for _, text := range []string{`99999999999`, `10\n{"type":"x"}`, `5\nhello`, `-1\n`} {
+		k := start(t, p)
+		run(t, k, `import os; os.write(os.open("/dev/kernel/answers", os.O_WRONLY), b'`+text+`')`)
+		<-k.Gone()
+		if !strings.Contains(k.End(), "what no kernel says") {
+			t.Errorf("%s: it ended so: %s", text, k.End())
+		}
+	}
+}
+
+func start(t *testing.T, p *place) code.Kernel {
+	t.Helper()
+	l, err := p.Language("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := p.Start(code.Options{Language: l, User: account.User{Name: user, Home: "/home/user"}, Dir: "/home/user"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func run(t *testing.T, k code.Kernel, text string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	out := &sink{}
+	k.Run(ctx, text, map[string]string{"GIVEN": "yes"}, out)
+	return strings.TrimSpace(out.text.String())
+}

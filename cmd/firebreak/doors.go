@@ -1,7 +1,10 @@
 package main
 
 import (
+	"fmt"
+	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -10,6 +13,7 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/dataplane"
 	"github.com/firebreak-dev/firebreak/internal/e2b"
 	"github.com/firebreak-dev/firebreak/internal/manager"
+	"github.com/firebreak-dev/firebreak/internal/mcp"
 	"github.com/firebreak-dev/firebreak/internal/rpc"
 	"github.com/firebreak-dev/firebreak/internal/server"
 	"github.com/firebreak-dev/firebreak/internal/webhook"
@@ -19,7 +23,7 @@ import (
 const forEver = 366 * 24 * time.Hour
 
 // doors are the ways in, each measured.
-func (s *service) doors(hooks *webhook.Webhooks, builds *build.Engine) (server.Config, *e2b.Door) {
+func (s *service) doors(hooks *webhook.Webhooks, builds *build.Engine, models *mcp.Door) (server.Config, *e2b.Door) {
 	p := s.parts
 	own := p.door()
 	own.Pools, own.Detach, own.MaxTimeout = p.sandboxes, true, s.cfg.MaxTimeout
@@ -34,6 +38,7 @@ func (s *service) doors(hooks *webhook.Webhooks, builds *build.Engine) (server.C
 		DataPlane:    dataDoor{Handler: s.measured("data", s.timed(plane)), plane: plane},
 		RPC:          s.measured("rpc", withTools(rpc.New(own), rpc.Introspect(s.ready))),
 		E2B:          s.measured("e2b", clients),
+		MCP:          s.measured("mcp", models),
 		Authenticate: p.keys.Authenticate, Ready: s.ready, Public: e2b.Public, Upload: e2b.IsUpload, Origins: s.cfg.CORSOrigins,
 		MaxConnections: s.cfg.MaxConnections, Grace: s.cfg.Grace, Log: s.log,
 	}
@@ -44,6 +49,30 @@ func (s *service) doors(hooks *webhook.Webhooks, builds *build.Engine) (server.C
 		cfg.CA = s.ca.PEM()
 	}
 	return cfg, clients
+}
+
+// mcpDoor is the way in for MCP clients. Sandboxes are reached by their names below our domain, or below localhost.
+func (s *service) mcpDoor() *mcp.Door {
+	p := s.parts
+	version, _ := buildOf()
+	return mcp.New(mcp.Config{Sandboxes: p.sandboxes, Guests: p.sandboxes, Advisor: p.sandboxes, Log: s.log, Version: version,
+		PortURL: s.portURL, Hosts: []string{s.cfg.Host()}, Origins: s.cfg.CORSOrigins})
+}
+
+// portURL is where a browser finds a port of a sandbox.
+func (s *service) portURL(id string, port uint16) string {
+	label := fmt.Sprintf("%d-%s.", port, id)
+	if domain := s.cfg.Announced(s.listeners.TLS); domain != "" {
+		if s.listeners.TLS != nil {
+			return "https://" + label + domain
+		}
+		return "http://" + label + domain
+	}
+	base, err := url.Parse(s.url())
+	if err != nil { // which our own address cannot cause
+		return ""
+	}
+	return base.Scheme + "://" + label + net.JoinHostPort("localhost", base.Port())
 }
 
 // measured counts a door's requests, and traces them.

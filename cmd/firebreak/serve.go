@@ -139,7 +139,9 @@ func (s *service) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, builds.Close()) }()
-	doors, clients := s.doors(hooks, builds)
+	models := s.mcpDoor()
+	defer func() { err = errors.Join(err, models.Close()) }()
+	doors, clients := s.doors(hooks, builds, models)
 	srv := server.New(doors)
 	s.server.Store(srv)
 	ctx, cancel := context.WithCancel(ctx)

@@ -22,6 +22,9 @@ type box struct {
 	rec store.Record // as it was made
 	log history
 
+	ctx    context.Context // ends with the sandbox's place in its session
+	cancel context.CancelFunc
+
 	mu       sync.Mutex
 	until    time.Time         // guarded by mu: when it would end by itself
 	opened   map[uint16]string // guarded by mu: the address of each port that was exposed
@@ -48,7 +51,9 @@ func (c *call) newBox(req manager.Request) (*box, error) {
 		return nil, err
 	}
 	b := &box{id: string(rec.ID), rec: rec, until: time.Now().Add(d.lease()), opened: map[uint16]string{}}
+	b.ctx, b.cancel = context.WithCancel(s.ctx)
 	if err := s.add(b); err != nil {
+		b.cancel()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), endTimeout)
 		defer cancel()
 		_, _ = d.cfg.Sandboxes.Delete(ctx, b.id) // else its time is up by itself

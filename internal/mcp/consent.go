@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"maps"
 
 	"github.com/google/jsonschema-go/jsonschema"
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
@@ -17,8 +18,10 @@ import (
 // once the user has said yes, or what the tool must return so that he is asked: the client calls the tool once more with
 // the answer, which counts only for the same arguments. A client that cannot ask is refused.
 //
+// What the client is to tell besides, it is asked for at the same time.
+//
 // It guards against the model, not against the client: that one speaks for the user.
-func (c *call) consent(key, question string, args any) (*sdk.CallToolResult, error) {
+func (c *call) consent(key, question string, args any, besides sdk.InputRequestMap) (*sdk.CallToolResult, error) {
 	caps := c.req.ClientCapabilities()
 	if caps == nil || caps.Elicitation == nil || caps.Elicitation.Form == nil && caps.Elicitation.URL != nil {
 		return nil, &firebreak.Error{Kind: firebreak.KindDenied, Err: errors.New("that needs the user's word, and this client cannot ask for it (it lacks elicitation)"),
@@ -30,7 +33,9 @@ func (c *call) consent(key, question string, args any) (*sdk.CallToolResult, err
 	}
 	answer, answered := c.req.Params.InputResponses[key].(*sdk.ElicitResult)
 	if !answered {
-		return &sdk.CallToolResult{RequestState: state, InputRequests: sdk.InputRequestMap{key: questionOf(question)}}, nil
+		asks := sdk.InputRequestMap{key: questionOf(question)}
+		maps.Copy(asks, besides)
+		return &sdk.CallToolResult{RequestState: state, InputRequests: asks}, nil
 	}
 	if !hmac.Equal([]byte(c.req.Params.RequestState), []byte(state)) {
 		return nil, &firebreak.Error{Kind: firebreak.KindDenied, Err: errors.New("the user's answer was given to another question"), Mend: "call the tool anew"}

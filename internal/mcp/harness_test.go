@@ -52,14 +52,20 @@ func (d drivers) Keeper(name string) (driver.Driver, error) {
 
 func (d drivers) Maker(_ context.Context, name string) (driver.Driver, error) { return d.Keeper(name) }
 
-// anything is a policy that accepts a plain process for all.
-const anything = `
-name: anything
-technologies:
-  - {name: process, boundary: none, linux: true, start: 1ms, warm: 1ms, get: use another test}
-rules:
+// anything is a policy that accepts a plain process for all; nothing is one that accepts it for nothing.
+const (
+	anything = policyHead + `
   - {id: all, when: true, boundaries: [none], reason: It is a test., source: this file}
 `
+	nothing = policyHead + `
+  - {id: walls, when: true, boundaries: [user-kernel], reason: There must be a wall., source: this file}
+`
+	policyHead = `
+name: test
+technologies:
+  - {name: process, boundary: none, linux: true, start: 1ms, warm: 1ms, get: use another test}
+rules:`
+)
 
 // world is a door on the real manager and real agents.
 type world struct {
@@ -71,6 +77,11 @@ type world struct {
 
 func newWorld(t *testing.T, change func(*mcp.Config)) *world {
 	t.Helper()
+	return newWorldOf(t, anything, change)
+}
+
+func newWorldOf(t *testing.T, rules string, change func(*mcp.Config)) *world {
+	t.Helper()
 	dir, log := t.TempDir(), slog.New(slog.NewTextHandler(t.Output(), nil))
 	agent, err := agentbin.Path(t.Context(), filepath.Join(dir, "agent"), log)
 	if err != nil {
@@ -81,7 +92,7 @@ func newWorld(t *testing.T, change func(*mcp.Config)) *world {
 		t.Fatal(err)
 	}
 	policy := filepath.Join(dir, "policy.yaml")
-	if err := os.WriteFile(policy, []byte(anything), 0o600); err != nil {
+	if err := os.WriteFile(policy, []byte(rules), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	m, err := manager.New(manager.Config{StateDir: dir, Store: s, Images: images{}, Policy: policy, Log: log,
@@ -129,6 +140,11 @@ type client struct {
 // connect has a client speak to the door over a pipe, as over standard input and output.
 func (w *world) connect(opts *sdk.ClientOptions) *client {
 	w.t.Helper()
+	return w.connectClient(sdk.NewClient(&sdk.Implementation{Name: "test", Version: "1"}, opts))
+}
+
+func (w *world) connectClient(cl *sdk.Client) *client {
+	w.t.Helper()
 	in, out, theirs := pipes(w.t)
 	var served sync.WaitGroup
 	served.Go(func() {
@@ -136,7 +152,7 @@ func (w *world) connect(opts *sdk.ClientOptions) *client {
 			w.t.Errorf("serve: %v", err)
 		}
 	})
-	cs, err := sdk.NewClient(&sdk.Implementation{Name: "test", Version: "1"}, opts).Connect(w.t.Context(), theirs, nil)
+	cs, err := cl.Connect(w.t.Context(), theirs, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -144,7 +144,8 @@ func (d *Door) instructions() string {
 func (d *Door) Serve(ctx context.Context, in io.ReadCloser, out io.WriteCloser) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	transport := &sdk.IOTransport{Reader: in, Writer: out, MaxLineLength: maxMessage}
+	answers := &lockedWriter{WriteCloser: out}
+	transport := &sdk.IOTransport{Reader: newFrames(in, answers), Writer: answers, MaxLineLength: maxMessage + 1}
 	ss, err := d.server.Connect(ctx, transport, nil)
 	if err != nil {
 		return err
@@ -155,8 +156,9 @@ func (d *Door) Serve(ctx context.Context, in io.ReadCloser, out io.WriteCloser) 
 	})
 	defer stop()
 	err = ss.Wait()
-	d.end(ss)
-	d.work.Wait()
+	if s := d.end(ss); s != nil {
+		<-s.gone
+	}
 	if ctx.Err() != nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) {
 		return nil
 	}

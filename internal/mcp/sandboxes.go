@@ -87,7 +87,7 @@ func (c *call) createSandbox(in createIn) (result, sandboxOut, error) {
 		asks = append(asks, fmt.Sprintf("may it be isolated by %s only, which is weaker than the policy accepts (%s)? The model's reason: %q", in.Isolation, strings.TrimSuffix(why, "."), in.Reason))
 	}
 	if len(asks) > 0 {
-		ask, err := c.consent("sandbox", "The model asks for a new sandbox: "+strings.Join(asks, "; and "), in)
+		ask, err := c.consent("sandbox", "The model asks for a new sandbox: "+strings.Join(asks, "; and "), in, nil)
 		if err != nil || ask != nil {
 			return result{ask: ask}, sandboxOut{}, err
 		}
@@ -103,7 +103,7 @@ func (c *call) createSandbox(in createIn) (result, sandboxOut, error) {
 // weaker reports whether the request's driver is one that the policy does not accept, and why. Whoever runs this server
 // may have accepted it already.
 func (c *call) weaker(req manager.Request) (bool, string, error) {
-	if req.Driver == "" || req.AcceptWeaker != "" {
+	if req.Driver == "" || req.AcceptWeaker != "" || !c.session.caller.Operator { // a tenant's user has no say in that
 		return false, "", nil
 	}
 	d, err := c.door.cfg.Advisor.Advise(c.ctx, manager.Question{Workload: req.Workload, Driver: req.Driver, TimeLimit: c.door.lease()})

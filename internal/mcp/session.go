@@ -27,6 +27,7 @@ type session struct {
 	work   sync.WaitGroup // calls, commands that run on, forwarded ports
 	slots  chan struct{}
 	making chan struct{} // held by who makes the default sandbox
+	gone   chan struct{} // closed when nothing of it is left
 	idle   *idleTimer    // nil: it ends with its stream
 
 	mu       sync.Mutex
@@ -54,7 +55,7 @@ func (d *Door) of(ctx context.Context, ss *sdk.ServerSession) (*session, error) 
 	if err := d.roomLocked(by); err != nil {
 		return nil, err
 	}
-	s := &session{door: d, ss: ss, caller: by, slots: make(chan struct{}, maxCalls), making: make(chan struct{}, 1)}
+	s := &session{door: d, ss: ss, caller: by, slots: make(chan struct{}, maxCalls), making: make(chan struct{}, 1), gone: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(auth.WithCaller(context.WithoutCancel(ctx), by))
 	if ss.ID() != "" {
 		s.idle = newIdleTimer(d.cfg.SessionIdle, func() {
@@ -67,6 +68,7 @@ func (d *Door) of(ctx context.Context, ss *sdk.ServerSession) (*session, error) 
 		_ = ss.Wait() // whatever ended it
 		d.end(ss)
 		s.clear()
+		close(s.gone)
 	})
 	return s, nil
 }
@@ -86,13 +88,14 @@ func (d *Door) roomLocked(by auth.Caller) error {
 	return nil
 }
 
-// end begins the end of a session: what its tools do is cancelled, which an orderly close would wait for.
-func (d *Door) end(ss *sdk.ServerSession) {
+// end begins the end of a session, if there is one still: what its tools do is cancelled, which an orderly close would
+// wait for.
+func (d *Door) end(ss *sdk.ServerSession) *session {
 	d.mu.Lock()
 	s := d.sessions[ss]
 	d.mu.Unlock()
 	if s == nil {
-		return
+		return nil
 	}
 	s.mu.Lock()
 	s.ending = true
@@ -101,6 +104,7 @@ func (d *Door) end(ss *sdk.ServerSession) {
 	if s.idle != nil {
 		s.idle.stop()
 	}
+	return s
 }
 
 // clear ends the sandboxes of a session that has ended.
@@ -216,6 +220,7 @@ func (s *session) forget(b *box) {
 	if s.standard == b {
 		s.standard = nil
 	}
+	b.cancel()
 }
 
 func (s *session) list() []*box {

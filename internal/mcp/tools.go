@@ -10,6 +10,8 @@ func (d *Door) addTools() {
 	d.addCommandTools()
 	d.addFileTools()
 	d.addSearchTool()
+	d.addTransferTools()
+	d.addPortTool()
 	d.addSandboxTools()
 }
 

@@ -15,6 +15,7 @@ const (
 	doorOwn  door = iota // what the server answers itself
 	doorData             // into a sandbox
 	doorRPC
+	doorMCP
 	doorE2B
 )
 
@@ -27,6 +28,8 @@ func (s *Server) doorOf(r *http.Request) door {
 		return doorOwn
 	case strings.HasPrefix(r.URL.Path, "/firebreak.v1."), isPublicRPC(r.URL.Path):
 		return doorRPC
+	case r.URL.Path == "/mcp" && s.cfg.MCP != nil:
+		return doorMCP
 	}
 	return doorE2B
 }
@@ -67,7 +70,7 @@ func (s *Server) pass(w *answer.Writer, r *http.Request, d door) {
 		refuse(w, r, d, err)
 		return
 	}
-	if isLong(r, d) {
+	if isLong(r, d) || d == doorMCP { // whose requests arrive at once, but may be answered for long
 		var done func()
 		ctx, done = s.withEnd(ctx)
 		defer done()
@@ -90,6 +93,8 @@ func (s *Server) handlerOf(d door) http.Handler {
 		return s.cfg.DataPlane
 	case doorRPC:
 		return s.cfg.RPC
+	case doorMCP:
+		return s.cfg.MCP
 	}
 	return s.cfg.E2B
 }

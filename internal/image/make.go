@@ -126,6 +126,9 @@ func (s *Store) makeIn(ctx context.Context, w work, src Source, name string, opt
 	if opts.Edit != nil {
 		opts.Edit(&t)
 	}
+	if err := t.checkProgram(); err != nil {
+		return Template{}, err
+	}
 	t.Name, t.Created = name, s.now().UTC().Truncate(time.Second)
 	digest, size, err := j.write(ctx)
 	if err != nil {

@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
@@ -37,6 +39,33 @@ func (t Template) Forms() []driver.Form {
 
 // program is what a module is called by its file.
 func (m Module) program() string { return strings.TrimSuffix(filepath.Base(m.Path), ".wasm") }
+
+var languagePattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,31}$`) })
+
+// CheckLanguage returns an error of firebreak.KindInvalid for what can name no language. The empty word names none.
+func CheckLanguage(language string) error {
+	if language != "" && !languagePattern().MatchString(language) {
+		return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "read language", Err: fmt.Errorf("%.40q is no name of a language", language),
+			Mend: "use small letters and digits, as in python or javascript"}
+	}
+	return nil
+}
+
+// maxPrograms bounds the names of a module's program.
+const maxPrograms = 16
+
+// checkProgram refuses a language and names of a program that no command line could mean.
+func (t Template) checkProgram() error {
+	if t.Form == FormRoot {
+		return nil
+	}
+	for _, name := range t.Command {
+		if name == "" || len(name) > 255 || len(t.Command) > maxPrograms || strings.ContainsAny(name, "/\x00\n") {
+			return badImage("%.40q is no name by which a program could be run, or they are too many", name)
+		}
+	}
+	return CheckLanguage(t.Language)
+}
 
 // fromModule fills the tree with a module and its library.
 func (j *job) fromModule(ctx context.Context, m Module) (Template, error) {

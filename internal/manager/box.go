@@ -148,7 +148,11 @@ func (m *Manager) drop(id driver.ID) {
 	}
 }
 
-// attach returns the handle of a sandbox that is running or paused. fs.ErrNotExist if nothing of it lives.
+// errElsewhere marks the error for a sandbox that only another process can reach.
+var errElsewhere = errors.New("it lives within the process of firebreak that made it")
+
+// attach returns the handle of a sandbox that is running or paused. fs.ErrNotExist if nothing of it lives, errElsewhere
+// (wrapped) if it is alive and within another process.
 func (m *Manager) attach(ctx context.Context, rec store.Record) (*box, error) {
 	if b := m.box(rec.ID); b != nil {
 		return b, nil
@@ -161,6 +165,10 @@ func (m *Manager) attach(ctx context.Context, rec store.Record) (*box, error) {
 		return nil, m.driverError(rec.Driver, err)
 	}
 	sb, err := d.Open(ctx, rec.Spec)
+	if errors.Is(err, fs.ErrNotExist) && rec.Bound && rec.Owner != m.owner.name && m.owner.alive(rec.Owner) {
+		return nil, &firebreak.Error{Kind: firebreak.KindState, Op: "reach sandbox " + string(rec.ID), Err: errElsewhere,
+			Mend: "ask the server that made it: --server unix://PATH or FIREBREAK_SERVER"}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reach sandbox %s: %w", rec.ID, err)
 	}

@@ -21,7 +21,9 @@ import (
 
 // Request asks for a sandbox. Its zero value is a good one.
 type Request struct {
-	Template string // empty: host
+	Template string            // empty: the driver's own for Language, or host
+	Language string            // what the code is written in, as in Question
+	Options  map[string]string // the driver's own, which refuses those that it does not know
 
 	Workload     firebreak.Workload // what is said of the code; what is not said is taken to be the careful word
 	Driver       string             // empty: the policy chooses
@@ -54,11 +56,13 @@ const (
 	maxMetadata = 64 << 10
 	minMemory   = 16 << 20
 	minDisk     = 1 << 20
+	maxOptions  = 16 << 10
 	maxTimeout  = 366 * 24 * time.Hour
 )
 
 func (r Request) question() Question {
-	return Question{Workload: r.Workload, Driver: r.Driver, AcceptWeaker: r.AcceptWeaker, TimeLimit: r.Timeout}
+	return Question{Workload: r.Workload, Driver: r.Driver, AcceptWeaker: r.AcceptWeaker, TimeLimit: r.Timeout,
+		Template: r.Template, Language: r.Language, Detached: r.Detached}
 }
 
 func invalid(format string, args ...any) error {
@@ -80,8 +84,16 @@ func (r Request) mayAsk(by auth.Caller) error {
 	case r.AcceptWeaker != "":
 		return refuse("a tenant cannot accept a weaker boundary than the policy does")
 	}
+	for key := range r.Options {
+		if !slices.Contains(narrowing(), key) {
+			return refuse(fmt.Sprintf("a tenant cannot set the option %.40q, as it may reach beyond the sandbox", key))
+		}
+	}
 	return nil
 }
+
+// narrowing are the options that only take away from a sandbox.
+func narrowing() []string { return []string{"deterministic", "fuel", "output", "time"} }
 
 // check refuses what is wrong with r itself, on any host.
 func (r Request) check() error {
@@ -107,6 +119,8 @@ func (r Request) check() error {
 		return invalid("the work directory %.80q is no absolute path", r.Workdir)
 	case r.OnTimeout != "" && r.OnTimeout != firebreak.TimeoutKill && r.OnTimeout != firebreak.TimeoutPause:
 		return invalid("a sandbox whose time is up can be %s or %s, not %q", firebreak.TimeoutKill, firebreak.TimeoutPause, r.OnTimeout)
+	case sizeOf(r.Options) > maxOptions:
+		return invalid("%d bytes of options are more than %d", sizeOf(r.Options), maxOptions)
 	case len(r.Mounts) > maxMounts:
 		return invalid("%d mounts are more than %d", len(r.Mounts), maxMounts)
 	}

@@ -40,7 +40,7 @@ var _ driver.Driver = disk{}
 func (d disk) path(id driver.ID) string { return filepath.Join(d.dir, string(id)) }
 
 func (d disk) Probe(context.Context) (driver.Info, error) {
-	return driver.Info{Name: "disk", Boundary: firebreak.BoundaryLanguage, Forms: []driver.Form{driver.FormDirectory}}, nil
+	return driver.Info{Name: "disk", Boundary: firebreak.BoundaryLanguage, Caps: driver.CapDetach, Forms: []driver.Form{driver.FormDirectory}}, nil
 }
 
 func (d disk) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, error) {

@@ -125,7 +125,11 @@ func (m *Manager) plan(ctx context.Context, req Request, t *Timings) (plan, erro
 	if err := req.check(); err != nil {
 		return p, err
 	}
-	d, info, err := m.choose(ctx, req.question())
+	d, f, err := m.choose(ctx, req.question())
+	if err != nil {
+		return p, err
+	}
+	info, err := infoOf(f.infos, d.Driver)
 	if err != nil {
 		return p, err
 	}
@@ -135,7 +139,7 @@ func (m *Manager) plan(ctx context.Context, req Request, t *Timings) (plan, erro
 	if p.driver, err = m.cfg.Drivers.Maker(ctx, d.Driver); err != nil {
 		return p, m.driverError(d.Driver, err)
 	}
-	spec, warnings, err := m.spec(ctx, &p, info, t)
+	spec, warnings, err := m.spec(ctx, &p, f, info, t)
 	if err != nil {
 		return p, err
 	}
@@ -147,10 +151,10 @@ func (m *Manager) plan(ctx context.Context, req Request, t *Timings) (plan, erro
 }
 
 // spec says what the driver is to make, but for the ID, and returns warnings too.
-func (m *Manager) spec(ctx context.Context, p *plan, info driver.Info, t *Timings) (driver.Spec, []string, error) {
-	spec := driver.Spec{Network: driver.NetworkNone}
+func (m *Manager) spec(ctx context.Context, p *plan, f fitting, info driver.Info, t *Timings) (driver.Spec, []string, error) {
+	spec := driver.Spec{Network: driver.NetworkNone, Options: p.request.Options}
 	var err error
-	if spec.Root, err = m.root(ctx, p, info, t); err != nil {
+	if spec.Root, err = m.root(ctx, p, f, info, t); err != nil {
 		return spec, nil, err
 	}
 	if spec.Limits, err = limits(p.request.Limits, p.template.Limits, info); err != nil {
@@ -169,35 +173,32 @@ func (m *Manager) spec(ctx context.Context, p *plan, info driver.Info, t *Timing
 }
 
 // choose decides which driver makes the sandbox. A refusal is an error.
-func (m *Manager) choose(ctx context.Context, q Question) (_ policy.Decision, _ driver.Info, err error) {
+func (m *Manager) choose(ctx context.Context, q Question) (_ policy.Decision, _ fitting, err error) {
 	ctx, span := m.cfg.Tracer.Start(ctx, "decide")
 	defer func() { span.End(err) }()
-	d, infos, err := m.decide(ctx, q)
+	d, f, err := m.decide(ctx, q)
 	if err != nil {
-		return d, driver.Info{}, err
+		return d, f, err
 	}
 	if err := d.Err(); err != nil {
 		m.cfg.Metrics.Refused(d.Refusal.Rules)
 		m.logRefusal(q, d)
 		m.tellRefusal(ctx, q, d)
-		return d, driver.Info{}, err
+		return d, f, err
 	}
-	info, err := infoOf(infos, d.Driver)
-	return d, info, err
+	return d, f, nil
 }
 
-func (m *Manager) root(ctx context.Context, p *plan, info driver.Info, t *Timings) (_ driver.Root, err error) {
+func (m *Manager) root(ctx context.Context, p *plan, f fitting, info driver.Info, t *Timings) (_ driver.Root, err error) {
 	ctx, span := m.cfg.Tracer.Start(ctx, "find image")
 	start := time.Now()
 	defer func() {
 		t.Image = time.Since(start)
 		span.End(err)
 	}()
-	name := p.request.Template
-	if name == "" {
-		name = "host"
-	}
-	if p.template, err = m.cfg.Images.Get(name); err != nil {
+	if f.named != nil {
+		p.template = *f.named
+	} else if p.template, err = m.cfg.Images.Get(f.template(info)); err != nil {
 		return driver.Root{}, err
 	}
 	return m.cfg.Images.RootOf(ctx, p.template, info.Forms)
@@ -210,7 +211,7 @@ func (m *Manager) record(req Request, info driver.Info, tpl image.Template, spec
 	spec.ID = driver.ID(strings.ToLower("f" + rand.Text()[:15])) // 75 random bits, a letter first
 	spec.Dir = m.dir(spec.ID)
 	return store.Record{
-		ID: spec.ID, Name: req.Name, Owner: m.owner.name, State: firebreak.StateCreating, Detached: req.Detached,
+		ID: spec.ID, Name: req.Name, Owner: m.owner.name, State: firebreak.StateCreating, Detached: req.Detached, Bound: !info.Caps.Has(driver.CapDetach),
 		Driver: info.Name, Boundary: info.Boundary, Template: tpl.Name, Digest: tpl.Digest, Command: req.Command,
 		Spec: spec, Token: auth.NewToken(), Created: time.Now().UTC(),
 		Metadata: req.Metadata, Annotations: req.Annotations, TrafficToken: req.TrafficToken,

@@ -18,6 +18,7 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/auth"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/event"
+	"github.com/firebreak-dev/firebreak/internal/image"
 	"github.com/firebreak-dev/firebreak/internal/policy"
 )
 
@@ -27,6 +28,10 @@ type Question struct {
 	Driver       string        // empty: the first that is acceptable and healthy
 	AcceptWeaker string        // why Driver may be weaker than the policy accepts
 	TimeLimit    time.Duration // after which the sandbox is to be destroyed; zero: never
+
+	Template string // from which it is to start; empty: the driver's own for Language, or host
+	Language string // what the code is written in, where no template is named; empty: nobody says, or programs of Linux
+	Detached bool   // it is to live on when this process ends
 }
 
 // maxWhy bounds the reason for accepting less, which stands in each record and each log.
@@ -66,28 +71,31 @@ func (m *Manager) Policy() (*policy.Policy, []byte, error) {
 
 // decide returns the decision and what the drivers said, the chosen one's forms and abilities with it. Before it refuses
 // for want of a healthy driver, it tries those anew that would do: their mends may have been followed.
-func (m *Manager) decide(ctx context.Context, q Question) (policy.Decision, []driver.Info, error) {
+func (m *Manager) decide(ctx context.Context, q Question) (policy.Decision, fitting, error) {
 	if len(q.AcceptWeaker) > maxWhy {
-		return policy.Decision{}, nil, invalid("the reason for accepting less is longer than %d bytes", maxWhy)
+		return policy.Decision{}, fitting{}, invalid("the reason for accepting less is longer than %d bytes", maxWhy)
+	}
+	if err := image.CheckLanguage(q.Language); err != nil {
+		return policy.Decision{}, fitting{}, err
 	}
 	all, err := m.probes(ctx, none)
 	if err != nil {
-		return policy.Decision{}, nil, err
+		return policy.Decision{}, fitting{}, err
 	}
 	if q.TimeLimit == 0 { // without the duty of one it shows nowhere
 		q.TimeLimit = dutyTimeLimit
 	}
-	d, err := m.judge(q, all)
+	d, f, err := m.judge(q, all)
 	if again := worthTrying(d, q, all); err == nil && len(again) > 0 {
 		if all, err = m.probes(ctx, func(name string) bool { return slices.Contains(again, name) }); err == nil {
-			d, err = m.judge(q, all)
+			d, f, err = m.judge(q, all)
 		}
 	}
 	if err != nil {
-		return policy.Decision{}, nil, err
+		return policy.Decision{}, fitting{}, err
 	}
 	d.RefuseUnmet()
-	return d, infosOf(all), nil
+	return d, f, nil
 }
 
 // needsTimeLimit reports whether the sandbox must end by itself.
@@ -111,15 +119,18 @@ func worthTrying(d policy.Decision, q Question, all []probed) []string {
 }
 
 // judge applies the policy, or returns what it said before to the same question in the same circumstances.
-func (m *Manager) judge(q Question, all []probed) (d policy.Decision, err error) {
-	key := decisionKey(q, all)
-	if d, ok := m.decided.get(key); ok {
-		return d, nil
+func (m *Manager) judge(q Question, all []probed) (d policy.Decision, f fitting, err error) {
+	if f, err = m.fit(q, all); err != nil {
+		return d, f, err
 	}
-	if d, err = m.judgeAnew(q, infosOf(all)); err == nil && d.Refusal == nil && d.Override == nil {
+	key := decisionKey(f, all)
+	if d, ok := m.decided.get(key); ok {
+		return d, f, nil
+	}
+	if d, err = m.judgeAnew(f.question, f.infos); err == nil && d.Refusal == nil && d.Override == nil {
 		m.decided.put(key, d)
 	}
-	return d, err
+	return d, f, err
 }
 
 // decided are the decisions of this process. What is in them is shared, and nobody changes it.
@@ -146,8 +157,11 @@ func (c *decided) put(key string, d policy.Decision) {
 	}
 }
 
-// decisionKey is the question, and when each driver said what it can do. Empty: a workload without words.
-func decisionKey(q Question, all []probed) string {
+// decisionKey is what of the question the policy is asked, when each driver said what it can do, and what that is not good
+// for here. Empty: a workload without words.
+func decisionKey(f fitting, all []probed) string {
+	q := f.question
+	q.Template, q.Language, q.Detached = "", "", false
 	key, err := json.Marshal(q)
 	if err != nil {
 		return ""
@@ -155,7 +169,7 @@ func decisionKey(q Question, all []probed) string {
 	for _, p := range all {
 		key = fmt.Appendf(key, " %s %d", p.info.Name, p.at.UnixNano())
 	}
-	return string(key)
+	return string(key) + f.unfitness(all)
 }
 
 // judgeAnew looks for a decision that an earlier process has kept.

@@ -195,8 +195,11 @@ func (m *Manager) Delete(ctx context.Context, ref string) (store.Record, error) 
 		return rec, err
 	}
 	var sb driver.Sandbox
-	if b, err := m.attach(ctx, rec); err == nil {
+	switch b, err := m.attach(ctx, rec); {
+	case err == nil:
 		sb = b.sb // for its usage; without a handle there is none to tell
+	case errors.Is(err, errElsewhere):
+		return rec, err
 	}
 	// The caller may go away: half an end is none.
 	return m.end(context.WithoutCancel(ctx), rec, lifecycle.EventDeleted, driver.Exit{Reason: firebreak.EndDestroyed, Code: -1}, sb)

@@ -28,6 +28,8 @@ import (
 // Images is what the manager needs of the templates.
 type Images interface {
 	Get(name string) (image.Template, error)
+	// Has is for names that are often missing: it costs next to nothing.
+	Has(name string) bool
 	RootOf(ctx context.Context, t image.Template, forms []driver.Form) (driver.Root, error)
 }
 

@@ -33,6 +33,8 @@ func (images) Get(name string) (image.Template, error) {
 	return image.Template{Name: "host", Digest: "sha256:1", User: "user", Workdir: "/home/user"}, nil
 }
 
+func (images) Has(name string) bool { return name == "host" }
+
 func (images) RootOf(context.Context, image.Template, []driver.Form) (driver.Root, error) {
 	return driver.Root{Form: driver.FormDirectory, Path: "/"}, nil
 }

@@ -64,10 +64,15 @@ type shape struct {
 	template, digest, driver string
 	limits                   firebreak.Limits
 	network                  driver.Network
+	options                  string
 }
 
 func shapeOf(r store.Record) shape {
-	return shape{r.Template, r.Digest, r.Driver, r.Spec.Limits, r.Spec.Network}
+	s := shape{template: r.Template, digest: r.Digest, driver: r.Driver, limits: r.Spec.Limits, network: r.Spec.Network}
+	if len(r.Spec.Options) > 0 {
+		s.options = fmt.Sprintf("%q", r.Spec.Options) // sorted by key
+	}
+	return s
 }
 
 // ahead is a pool at work.

@@ -110,6 +110,10 @@ func (m *Manager) recoverOne(ctx context.Context, r store.Record) {
 	var err error
 	switch goal {
 	case lifecycle.GoalKeep:
+		if r.Bound && !f.Owned {
+			_, err = m.end(ctx, r, lifecycle.EventLost, diedWithMaker(), nil)
+			break
+		}
 		err = m.keepFound(ctx, r)
 	case lifecycle.GoalRemove:
 		err = m.removeFound(ctx, r, event)
@@ -121,6 +125,11 @@ func (m *Manager) recoverOne(ctx context.Context, r store.Record) {
 		return
 	}
 	m.log.Debug("saw to an earlier sandbox", "sandbox", r.ID, "goal", goal)
+}
+
+// diedWithMaker is how a sandbox ended that no process of its own kept alive.
+func diedWithMaker() driver.Exit {
+	return driver.Exit{Reason: firebreak.EndLost, Code: -1, Detail: "it lived within a process of firebreak, which ended"}
 }
 
 // keepFound gets a handle of a sandbox that shall live on, and makes it this process's own if that is to stay.

@@ -17,7 +17,7 @@ func requestOf(msg *firebreakv1.CreateSandboxRequest) (manager.Request, error) {
 	l := msg.GetLimits()
 	workload, err := workloadOf(msg.GetWorkload())
 	req := manager.Request{
-		Template: msg.GetTemplate(), Driver: msg.GetDriver(), Envs: msg.GetEnvs(), Timeout: msg.GetTimeout().AsDuration(),
+		Template: msg.GetTemplate(), Language: msg.GetLanguage(), Options: msg.GetOptions(), Driver: msg.GetDriver(), Envs: msg.GetEnvs(), Timeout: msg.GetTimeout().AsDuration(),
 		Limits:   firebreak.Limits{CPUs: l.GetCpus(), Memory: l.GetMemoryBytes(), Disk: l.GetDiskBytes(), PIDs: l.GetPids()},
 		Detached: msg.GetDetached(), Name: msg.GetName(), Command: msg.GetCommand(),
 		Workload: workload, AcceptWeaker: msg.GetAcceptWeaker(),

@@ -24,8 +24,12 @@ func (s *policyService) Advise(ctx context.Context, req *connect.Request[firebre
 	if err != nil {
 		return nil, err
 	}
+	template, err := visibleName(ctx, req.Msg.GetTemplate())
+	if err != nil {
+		return nil, err
+	}
 	d, err := s.advisor.Advise(ctx, manager.Question{Workload: w, Driver: req.Msg.GetDriver(), AcceptWeaker: req.Msg.GetAcceptWeaker(),
-		TimeLimit: req.Msg.GetTimeLimit().AsDuration()})
+		TimeLimit: req.Msg.GetTimeLimit().AsDuration(), Template: template, Language: req.Msg.GetLanguage()})
 	if err != nil {
 		return nil, err
 	}

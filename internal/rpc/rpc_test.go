@@ -62,6 +62,11 @@ func (t *templates) List() ([]image.Template, error) {
 	return all, err
 }
 
+func (ts *templates) Has(name string) bool {
+	_, err := ts.Get(name)
+	return err == nil
+}
+
 func (*templates) RootOf(context.Context, image.Template, []driver.Form) (driver.Root, error) {
 	return driver.Root{Form: driver.FormDirectory, Path: "/"}, nil
 }

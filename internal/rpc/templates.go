@@ -1,9 +1,11 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -29,7 +31,12 @@ func (s *templateService) MakeTemplate(ctx context.Context, req *connect.Request
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	src := image.Source{Path: req.Msg.GetPath(), Reference: req.Msg.GetReference(), Recipe: req.Msg.GetRecipe()}
+	if req.Msg.GetModule() == nil && req.Msg.GetScripts() == "" && req.Msg.GetLanguage()+strings.Join(req.Msg.GetCommand(), "") != "" {
+		return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "make template", Err: errors.New("only modules and scripts have a language and the names of their program"),
+			Mend: "leave them out, or import a file .wasm"}
+	}
+	src := image.Source{Path: req.Msg.GetPath(), Reference: req.Msg.GetReference(), Recipe: req.Msg.GetRecipe(), Scripts: req.Msg.GetScripts(),
+		Module: image.Module{Path: req.Msg.GetModule().GetPath(), Library: req.Msg.GetModule().GetLibrary()}}
 	var told image.Progress
 	var at time.Time
 	progress := func(p image.Progress) {
@@ -42,7 +49,13 @@ func (s *templateService) MakeTemplate(ctx context.Context, req *connect.Request
 			cancel(err) // nobody listens any more
 		}
 	}
-	tpl, err := s.templates.Make(ctx, src, image.MakeOptions{Name: req.Msg.GetName(), IfMissing: req.Msg.GetIfMissing(), Progress: progress})
+	tpl, err := s.templates.Make(ctx, src, image.MakeOptions{Name: req.Msg.GetName(), IfMissing: req.Msg.GetIfMissing(), Progress: progress,
+		Edit: func(t *image.Template) {
+			t.Language = cmp.Or(req.Msg.GetLanguage(), t.Language)
+			if command := req.Msg.GetCommand(); len(command) > 0 {
+				t.Command = command
+			}
+		}})
 	if err != nil {
 		return err
 	}
@@ -50,13 +63,9 @@ func (s *templateService) MakeTemplate(ctx context.Context, req *connect.Request
 }
 
 func (s *templateService) GetTemplate(ctx context.Context, req *connect.Request[firebreakv1.GetTemplateRequest]) (*connect.Response[firebreakv1.GetTemplateResponse], error) {
-	c, err := auth.CallerOf(ctx)
+	name, err := visibleName(ctx, req.Msg.GetName())
 	if err != nil {
 		return nil, err
-	}
-	name := req.Msg.GetName()
-	if !visible(c, name) {
-		name = c.Tenant.ID + "/" + name // where there is none of this name, as far as he knows
 	}
 	tpl, err := s.templates.Get(name)
 	if err != nil {
@@ -113,6 +122,15 @@ func (s *templateService) CollectGarbage(ctx context.Context, _ *connect.Request
 	return connect.NewResponse(&firebreakv1.CollectGarbageResponse{FreedBytes: freed, Removed: int32(removed)}), nil
 }
 
+// visibleName returns the name of a template, or one that no template has where the caller may not see it.
+func visibleName(ctx context.Context, name string) (string, error) {
+	c, err := auth.CallerOf(ctx)
+	if err == nil && !visible(c, name) {
+		name = c.Tenant.ID + "/" + name
+	}
+	return name, err
+}
+
 // visible reports whether a caller may see a template: one that all share, or his own.
 func visible(c auth.Caller, name string) bool {
 	owner := auth.OwnerOf(name)
@@ -121,7 +139,8 @@ func visible(c auth.Caller, name string) bool {
 
 func templateMessage(t image.Template) *firebreakv1.Template {
 	msg := &firebreakv1.Template{Name: t.Name, Digest: t.Digest, SizeBytes: t.Size, Source: t.Source, Envs: t.Envs,
-		Workdir: t.Workdir, User: t.User, Entrypoint: t.Entrypoint, Command: t.Command}
+		Workdir: t.Workdir, User: t.User, Entrypoint: t.Entrypoint, Command: t.Command,
+		Form: t.Form, Language: t.Language}
 	if !t.Created.IsZero() {
 		msg.CreatedAt = timestamppb.New(t.Created)
 	}

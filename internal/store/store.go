@@ -281,6 +281,7 @@ type Record struct {
 	Owner    string             `json:"owner"`            // the process that made it or is ending it
 	State    firebreak.State    `json:"state"`
 	Detached bool               `json:"detached,omitempty"`
+	Bound    bool               `json:"bound,omitempty"` // it lives within its owner's process, and ends with that, detached or not
 	Driver   string             `json:"driver"`
 	Boundary firebreak.Boundary `json:"boundary"`
 	Decision *policy.Decision   `json:"-"` // why that driver; it never changes, and only Decision reads it

@@ -830,10 +830,14 @@ type CreateSandboxRequest struct {
 	Command  string    `protobuf:"bytes,9,opt,name=command,proto3" json:"command,omitempty"`
 	Workload *Workload `protobuf:"bytes,10,opt,name=workload,proto3" json:"workload,omitempty"`
 	// Why driver may be weaker than the policy accepts.
-	AcceptWeaker  string            `protobuf:"bytes,11,opt,name=accept_weaker,json=acceptWeaker,proto3" json:"accept_weaker,omitempty"`
-	Metadata      map[string]string `protobuf:"bytes,12,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	OnTimeout     string            `protobuf:"bytes,13,opt,name=on_timeout,json=onTimeout,proto3" json:"on_timeout,omitempty"`     // kill, which is what empty means, or pause
-	AutoResume    bool              `protobuf:"varint,14,opt,name=auto_resume,json=autoResume,proto3" json:"auto_resume,omitempty"` // traffic resumes it when it is paused
+	AcceptWeaker string            `protobuf:"bytes,11,opt,name=accept_weaker,json=acceptWeaker,proto3" json:"accept_weaker,omitempty"`
+	Metadata     map[string]string `protobuf:"bytes,12,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	OnTimeout    string            `protobuf:"bytes,13,opt,name=on_timeout,json=onTimeout,proto3" json:"on_timeout,omitempty"`     // kill, which is what empty means, or pause
+	AutoResume   bool              `protobuf:"varint,14,opt,name=auto_resume,json=autoResume,proto3" json:"auto_resume,omitempty"` // traffic resumes it when it is paused
+	// What the code is written in, if no template is named: drivers of a language have a template for each.
+	Language string `protobuf:"bytes,15,opt,name=language,proto3" json:"language,omitempty"`
+	// The driver's own, which refuses those that it does not know.
+	Options       map[string]string `protobuf:"bytes,16,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -964,6 +968,20 @@ func (x *CreateSandboxRequest) GetAutoResume() bool {
 		return x.AutoResume
 	}
 	return false
+}
+
+func (x *CreateSandboxRequest) GetLanguage() string {
+	if x != nil {
+		return x.Language
+	}
+	return ""
+}
+
+func (x *CreateSandboxRequest) GetOptions() map[string]string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
 }
 
 type CreateSandboxResponse struct {
@@ -3111,7 +3129,9 @@ type Template struct {
 	Workdir       string                 `protobuf:"bytes,7,opt,name=workdir,proto3" json:"workdir,omitempty"`
 	User          string                 `protobuf:"bytes,8,opt,name=user,proto3" json:"user,omitempty"`
 	Entrypoint    []string               `protobuf:"bytes,9,rep,name=entrypoint,proto3" json:"entrypoint,omitempty"`
-	Command       []string               `protobuf:"bytes,10,rep,name=command,proto3" json:"command,omitempty"`
+	Command       []string               `protobuf:"bytes,10,rep,name=command,proto3" json:"command,omitempty"`   // of a module: the names by which its sandboxes run it
+	Form          string                 `protobuf:"bytes,11,opt,name=form,proto3" json:"form,omitempty"`         // module (WebAssembly), script (JavaScript modules); empty: a root file system
+	Language      string                 `protobuf:"bytes,12,opt,name=language,proto3" json:"language,omitempty"` // of a module or of scripts, if any
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3216,6 +3236,73 @@ func (x *Template) GetCommand() []string {
 	return nil
 }
 
+func (x *Template) GetForm() string {
+	if x != nil {
+		return x.Form
+	}
+	return ""
+}
+
+func (x *Template) GetLanguage() string {
+	if x != nil {
+		return x.Language
+	}
+	return ""
+}
+
+// Module is a WebAssembly program on the server's host.
+type Module struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`       // a file .wasm
+	Library       string                 `protobuf:"bytes,2,opt,name=library,proto3" json:"library,omitempty"` // a directory that the program sees as /lib; empty: none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Module) Reset() {
+	*x = Module{}
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Module) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Module) ProtoMessage() {}
+
+func (x *Module) ProtoReflect() protoreflect.Message {
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Module.ProtoReflect.Descriptor instead.
+func (*Module) Descriptor() ([]byte, []int) {
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *Module) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Module) GetLibrary() string {
+	if x != nil {
+		return x.Library
+	}
+	return ""
+}
+
 type MakeTemplateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // empty: taken from the source
@@ -3226,16 +3313,22 @@ type MakeTemplateRequest struct {
 	//	*MakeTemplateRequest_Path
 	//	*MakeTemplateRequest_Reference
 	//	*MakeTemplateRequest_Recipe
+	//	*MakeTemplateRequest_Module
+	//	*MakeTemplateRequest_Scripts
 	Source isMakeTemplateRequest_Source `protobuf_oneof:"source"`
 	// Do nothing if a template of this name is there.
-	IfMissing     bool `protobuf:"varint,5,opt,name=if_missing,json=ifMissing,proto3" json:"if_missing,omitempty"`
+	IfMissing bool `protobuf:"varint,5,opt,name=if_missing,json=ifMissing,proto3" json:"if_missing,omitempty"`
+	// Of a module or of scripts: what it runs or is written in.
+	Language string `protobuf:"bytes,8,opt,name=language,proto3" json:"language,omitempty"`
+	// Of a module: the names by which its sandboxes run it. Default: the file's.
+	Command       []string `protobuf:"bytes,9,rep,name=command,proto3" json:"command,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MakeTemplateRequest) Reset() {
 	*x = MakeTemplateRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[50]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3247,7 +3340,7 @@ func (x *MakeTemplateRequest) String() string {
 func (*MakeTemplateRequest) ProtoMessage() {}
 
 func (x *MakeTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[50]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3260,7 +3353,7 @@ func (x *MakeTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeTemplateRequest.ProtoReflect.Descriptor instead.
 func (*MakeTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{50}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *MakeTemplateRequest) GetName() string {
@@ -3304,11 +3397,43 @@ func (x *MakeTemplateRequest) GetRecipe() string {
 	return ""
 }
 
+func (x *MakeTemplateRequest) GetModule() *Module {
+	if x != nil {
+		if x, ok := x.Source.(*MakeTemplateRequest_Module); ok {
+			return x.Module
+		}
+	}
+	return nil
+}
+
+func (x *MakeTemplateRequest) GetScripts() string {
+	if x != nil {
+		if x, ok := x.Source.(*MakeTemplateRequest_Scripts); ok {
+			return x.Scripts
+		}
+	}
+	return ""
+}
+
 func (x *MakeTemplateRequest) GetIfMissing() bool {
 	if x != nil {
 		return x.IfMissing
 	}
 	return false
+}
+
+func (x *MakeTemplateRequest) GetLanguage() string {
+	if x != nil {
+		return x.Language
+	}
+	return ""
+}
+
+func (x *MakeTemplateRequest) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
 }
 
 type isMakeTemplateRequest_Source interface {
@@ -3327,11 +3452,23 @@ type MakeTemplateRequest_Recipe struct {
 	Recipe string `protobuf:"bytes,4,opt,name=recipe,proto3,oneof"` // Debian packages: "base"
 }
 
+type MakeTemplateRequest_Module struct {
+	Module *Module `protobuf:"bytes,6,opt,name=module,proto3,oneof"`
+}
+
+type MakeTemplateRequest_Scripts struct {
+	Scripts string `protobuf:"bytes,7,opt,name=scripts,proto3,oneof"` // a directory of JavaScript modules
+}
+
 func (*MakeTemplateRequest_Path) isMakeTemplateRequest_Source() {}
 
 func (*MakeTemplateRequest_Reference) isMakeTemplateRequest_Source() {}
 
 func (*MakeTemplateRequest_Recipe) isMakeTemplateRequest_Source() {}
+
+func (*MakeTemplateRequest_Module) isMakeTemplateRequest_Source() {}
+
+func (*MakeTemplateRequest_Scripts) isMakeTemplateRequest_Source() {}
 
 type Progress struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3344,7 +3481,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[51]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3356,7 +3493,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[51]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3369,7 +3506,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{51}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Progress) GetStep() string {
@@ -3406,7 +3543,7 @@ type MakeTemplateResponse struct {
 
 func (x *MakeTemplateResponse) Reset() {
 	*x = MakeTemplateResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[52]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3418,7 +3555,7 @@ func (x *MakeTemplateResponse) String() string {
 func (*MakeTemplateResponse) ProtoMessage() {}
 
 func (x *MakeTemplateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[52]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3431,7 +3568,7 @@ func (x *MakeTemplateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MakeTemplateResponse.ProtoReflect.Descriptor instead.
 func (*MakeTemplateResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{52}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *MakeTemplateResponse) GetEvent() isMakeTemplateResponse_Event {
@@ -3484,7 +3621,7 @@ type GetTemplateRequest struct {
 
 func (x *GetTemplateRequest) Reset() {
 	*x = GetTemplateRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[53]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3496,7 +3633,7 @@ func (x *GetTemplateRequest) String() string {
 func (*GetTemplateRequest) ProtoMessage() {}
 
 func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[53]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3509,7 +3646,7 @@ func (x *GetTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTemplateRequest.ProtoReflect.Descriptor instead.
 func (*GetTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{53}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *GetTemplateRequest) GetName() string {
@@ -3528,7 +3665,7 @@ type GetTemplateResponse struct {
 
 func (x *GetTemplateResponse) Reset() {
 	*x = GetTemplateResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[54]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3540,7 +3677,7 @@ func (x *GetTemplateResponse) String() string {
 func (*GetTemplateResponse) ProtoMessage() {}
 
 func (x *GetTemplateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[54]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3553,7 +3690,7 @@ func (x *GetTemplateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTemplateResponse.ProtoReflect.Descriptor instead.
 func (*GetTemplateResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{54}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetTemplateResponse) GetTemplate() *Template {
@@ -3571,7 +3708,7 @@ type ListTemplatesRequest struct {
 
 func (x *ListTemplatesRequest) Reset() {
 	*x = ListTemplatesRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[55]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3583,7 +3720,7 @@ func (x *ListTemplatesRequest) String() string {
 func (*ListTemplatesRequest) ProtoMessage() {}
 
 func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[55]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3596,7 +3733,7 @@ func (x *ListTemplatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesRequest.ProtoReflect.Descriptor instead.
 func (*ListTemplatesRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{55}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{56}
 }
 
 type ListTemplatesResponse struct {
@@ -3608,7 +3745,7 @@ type ListTemplatesResponse struct {
 
 func (x *ListTemplatesResponse) Reset() {
 	*x = ListTemplatesResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[56]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3620,7 +3757,7 @@ func (x *ListTemplatesResponse) String() string {
 func (*ListTemplatesResponse) ProtoMessage() {}
 
 func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[56]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3633,7 +3770,7 @@ func (x *ListTemplatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTemplatesResponse.ProtoReflect.Descriptor instead.
 func (*ListTemplatesResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{56}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListTemplatesResponse) GetTemplates() []*Template {
@@ -3652,7 +3789,7 @@ type DeleteTemplateRequest struct {
 
 func (x *DeleteTemplateRequest) Reset() {
 	*x = DeleteTemplateRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[57]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3664,7 +3801,7 @@ func (x *DeleteTemplateRequest) String() string {
 func (*DeleteTemplateRequest) ProtoMessage() {}
 
 func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[57]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3677,7 +3814,7 @@ func (x *DeleteTemplateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTemplateRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTemplateRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{57}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DeleteTemplateRequest) GetName() string {
@@ -3695,7 +3832,7 @@ type DeleteTemplateResponse struct {
 
 func (x *DeleteTemplateResponse) Reset() {
 	*x = DeleteTemplateResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[58]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3707,7 +3844,7 @@ func (x *DeleteTemplateResponse) String() string {
 func (*DeleteTemplateResponse) ProtoMessage() {}
 
 func (x *DeleteTemplateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[58]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3720,7 +3857,7 @@ func (x *DeleteTemplateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTemplateResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTemplateResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{58}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{59}
 }
 
 type CollectGarbageRequest struct {
@@ -3731,7 +3868,7 @@ type CollectGarbageRequest struct {
 
 func (x *CollectGarbageRequest) Reset() {
 	*x = CollectGarbageRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[59]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3743,7 +3880,7 @@ func (x *CollectGarbageRequest) String() string {
 func (*CollectGarbageRequest) ProtoMessage() {}
 
 func (x *CollectGarbageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[59]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3756,7 +3893,7 @@ func (x *CollectGarbageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectGarbageRequest.ProtoReflect.Descriptor instead.
 func (*CollectGarbageRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{59}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{60}
 }
 
 type CollectGarbageResponse struct {
@@ -3769,7 +3906,7 @@ type CollectGarbageResponse struct {
 
 func (x *CollectGarbageResponse) Reset() {
 	*x = CollectGarbageResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[60]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3781,7 +3918,7 @@ func (x *CollectGarbageResponse) String() string {
 func (*CollectGarbageResponse) ProtoMessage() {}
 
 func (x *CollectGarbageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[60]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3794,7 +3931,7 @@ func (x *CollectGarbageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CollectGarbageResponse.ProtoReflect.Descriptor instead.
 func (*CollectGarbageResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{60}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *CollectGarbageResponse) GetFreedBytes() int64 {
@@ -3817,13 +3954,15 @@ type AdviseRequest struct {
 	Driver        string                 `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"` // as in CreateSandboxRequest
 	AcceptWeaker  string                 `protobuf:"bytes,3,opt,name=accept_weaker,json=acceptWeaker,proto3" json:"accept_weaker,omitempty"`
 	TimeLimit     *durationpb.Duration   `protobuf:"bytes,4,opt,name=time_limit,json=timeLimit,proto3" json:"time_limit,omitempty"` // zero: none
+	Template      string                 `protobuf:"bytes,5,opt,name=template,proto3" json:"template,omitempty"`                    // that it is to start from, as in CreateSandboxRequest
+	Language      string                 `protobuf:"bytes,6,opt,name=language,proto3" json:"language,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AdviseRequest) Reset() {
 	*x = AdviseRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[61]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3835,7 +3974,7 @@ func (x *AdviseRequest) String() string {
 func (*AdviseRequest) ProtoMessage() {}
 
 func (x *AdviseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[61]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3848,7 +3987,7 @@ func (x *AdviseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdviseRequest.ProtoReflect.Descriptor instead.
 func (*AdviseRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{61}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *AdviseRequest) GetWorkload() *Workload {
@@ -3879,6 +4018,20 @@ func (x *AdviseRequest) GetTimeLimit() *durationpb.Duration {
 	return nil
 }
 
+func (x *AdviseRequest) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
+func (x *AdviseRequest) GetLanguage() string {
+	if x != nil {
+		return x.Language
+	}
+	return ""
+}
+
 type AdviseResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Decision      *Decision              `protobuf:"bytes,1,opt,name=decision,proto3" json:"decision,omitempty"`
@@ -3888,7 +4041,7 @@ type AdviseResponse struct {
 
 func (x *AdviseResponse) Reset() {
 	*x = AdviseResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[62]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3900,7 +4053,7 @@ func (x *AdviseResponse) String() string {
 func (*AdviseResponse) ProtoMessage() {}
 
 func (x *AdviseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[62]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3913,7 +4066,7 @@ func (x *AdviseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdviseResponse.ProtoReflect.Descriptor instead.
 func (*AdviseResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{62}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AdviseResponse) GetDecision() *Decision {
@@ -3931,7 +4084,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[63]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3943,7 +4096,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[63]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3956,7 +4109,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{63}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{64}
 }
 
 type GetPolicyResponse struct {
@@ -3972,7 +4125,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[64]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3984,7 +4137,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[64]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3997,7 +4150,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{64}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *GetPolicyResponse) GetName() string {
@@ -4054,7 +4207,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[65]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4066,7 +4219,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[65]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4079,7 +4232,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{65}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Rule) GetId() string {
@@ -4169,7 +4322,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[66]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4181,7 +4334,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[66]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4194,7 +4347,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{66}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *DoctorRequest) GetFresh() bool {
@@ -4217,7 +4370,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[67]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4229,7 +4382,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[67]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4242,7 +4395,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{67}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *DoctorResponse) GetEvent() isDoctorResponse_Event {
@@ -4298,7 +4451,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[68]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4310,7 +4463,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[68]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4323,7 +4476,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{68}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Report) GetDrivers() []*DriverReport {
@@ -4365,7 +4518,7 @@ type DriverReport struct {
 
 func (x *DriverReport) Reset() {
 	*x = DriverReport{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[69]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4377,7 +4530,7 @@ func (x *DriverReport) String() string {
 func (*DriverReport) ProtoMessage() {}
 
 func (x *DriverReport) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[69]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4390,7 +4543,7 @@ func (x *DriverReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DriverReport.ProtoReflect.Descriptor instead.
 func (*DriverReport) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{69}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *DriverReport) GetName() string {
@@ -4483,7 +4636,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[70]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4495,7 +4648,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[70]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4508,7 +4661,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{70}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Host) GetKernel() string {
@@ -4606,7 +4759,7 @@ type CommonCase struct {
 
 func (x *CommonCase) Reset() {
 	*x = CommonCase{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[71]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4618,7 +4771,7 @@ func (x *CommonCase) String() string {
 func (*CommonCase) ProtoMessage() {}
 
 func (x *CommonCase) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[71]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4631,7 +4784,7 @@ func (x *CommonCase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommonCase.ProtoReflect.Descriptor instead.
 func (*CommonCase) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{71}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *CommonCase) GetName() string {
@@ -4660,7 +4813,7 @@ type Decision_Assumption struct {
 
 func (x *Decision_Assumption) Reset() {
 	*x = Decision_Assumption{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[73]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4672,7 +4825,7 @@ func (x *Decision_Assumption) String() string {
 func (*Decision_Assumption) ProtoMessage() {}
 
 func (x *Decision_Assumption) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[73]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4721,7 +4874,7 @@ type Decision_Override struct {
 
 func (x *Decision_Override) Reset() {
 	*x = Decision_Override{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[74]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4733,7 +4886,7 @@ func (x *Decision_Override) String() string {
 func (*Decision_Override) ProtoMessage() {}
 
 func (x *Decision_Override) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[74]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4782,7 +4935,7 @@ type Decision_Refusal struct {
 
 func (x *Decision_Refusal) Reset() {
 	*x = Decision_Refusal{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[75]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4794,7 +4947,7 @@ func (x *Decision_Refusal) String() string {
 func (*Decision_Refusal) ProtoMessage() {}
 
 func (x *Decision_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[75]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4852,7 +5005,7 @@ type Decision_Other struct {
 
 func (x *Decision_Other) Reset() {
 	*x = Decision_Other{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[76]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4864,7 +5017,7 @@ func (x *Decision_Other) String() string {
 func (*Decision_Other) ProtoMessage() {}
 
 func (x *Decision_Other) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[76]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4927,7 +5080,7 @@ type Decision_Duty struct {
 
 func (x *Decision_Duty) Reset() {
 	*x = Decision_Duty{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[77]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4939,7 +5092,7 @@ func (x *Decision_Duty) String() string {
 func (*Decision_Duty) ProtoMessage() {}
 
 func (x *Decision_Duty) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[77]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4996,7 +5149,7 @@ type Decision_Step struct {
 
 func (x *Decision_Step) Reset() {
 	*x = Decision_Step{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[78]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5008,7 +5161,7 @@ func (x *Decision_Step) String() string {
 func (*Decision_Step) ProtoMessage() {}
 
 func (x *Decision_Step) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[78]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5072,7 +5225,7 @@ type Tenant_Limits struct {
 
 func (x *Tenant_Limits) Reset() {
 	*x = Tenant_Limits{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[83]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5084,7 +5237,7 @@ func (x *Tenant_Limits) String() string {
 func (*Tenant_Limits) ProtoMessage() {}
 
 func (x *Tenant_Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[83]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5146,7 +5299,7 @@ type Host_Disk struct {
 
 func (x *Host_Disk) Reset() {
 	*x = Host_Disk{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[85]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5158,7 +5311,7 @@ func (x *Host_Disk) String() string {
 func (*Host_Disk) ProtoMessage() {}
 
 func (x *Host_Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[85]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5171,7 +5324,7 @@ func (x *Host_Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host_Disk.ProtoReflect.Descriptor instead.
 func (*Host_Disk) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{70, 0}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{71, 0}
 }
 
 func (x *Host_Disk) GetPath() string {
@@ -5208,7 +5361,7 @@ type Host_KVM struct {
 
 func (x *Host_KVM) Reset() {
 	*x = Host_KVM{}
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[86]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5220,7 +5373,7 @@ func (x *Host_KVM) String() string {
 func (*Host_KVM) ProtoMessage() {}
 
 func (x *Host_KVM) ProtoReflect() protoreflect.Message {
-	mi := &file_firebreak_v1_firebreak_proto_msgTypes[86]
+	mi := &file_firebreak_v1_firebreak_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5233,7 +5386,7 @@ func (x *Host_KVM) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host_KVM.ProtoReflect.Descriptor instead.
 func (*Host_KVM) Descriptor() ([]byte, []int) {
-	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{70, 1}
+	return file_firebreak_v1_firebreak_proto_rawDescGZIP(), []int{71, 1}
 }
 
 func (x *Host_KVM) GetPresent() bool {
@@ -5391,7 +5544,7 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\aTimings\x12/\n" +
 	"\x05image\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05image\x121\n" +
 	"\x06create\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06create\x12/\n" +
-	"\x05agent\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05agent\"\xc3\x05\n" +
+	"\x05agent\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05agent\"\xe6\x06\n" +
 	"\x14CreateSandboxRequest\x12\x1a\n" +
 	"\btemplate\x18\x01 \x01(\tR\btemplate\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12,\n" +
@@ -5409,11 +5562,16 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\n" +
 	"on_timeout\x18\r \x01(\tR\tonTimeout\x12\x1f\n" +
 	"\vauto_resume\x18\x0e \x01(\bR\n" +
-	"autoResume\x1a7\n" +
+	"autoResume\x12\x1a\n" +
+	"\blanguage\x18\x0f \x01(\tR\blanguage\x12I\n" +
+	"\aoptions\x18\x10 \x03(\v2/.firebreak.v1.CreateSandboxRequest.OptionsEntryR\aoptions\x1a7\n" +
 	"\tEnvsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
+	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"y\n" +
 	"\x15CreateSandboxResponse\x12/\n" +
@@ -5561,7 +5719,7 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\x06tenant\x18\x01 \x01(\v2\x14.firebreak.v1.TenantR\x06tenant\"\x14\n" +
 	"\x12ListTenantsRequest\"E\n" +
 	"\x13ListTenantsResponse\x12.\n" +
-	"\atenants\x18\x01 \x03(\v2\x14.firebreak.v1.TenantR\atenants\"\xff\x02\n" +
+	"\atenants\x18\x01 \x03(\v2\x14.firebreak.v1.TenantR\atenants\"\xaf\x03\n" +
 	"\bTemplate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1d\n" +
@@ -5577,17 +5735,26 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"entrypoint\x18\t \x03(\tR\n" +
 	"entrypoint\x12\x18\n" +
 	"\acommand\x18\n" +
-	" \x03(\tR\acommand\x1a7\n" +
+	" \x03(\tR\acommand\x12\x12\n" +
+	"\x04form\x18\v \x01(\tR\x04form\x12\x1a\n" +
+	"\blanguage\x18\f \x01(\tR\blanguage\x1a7\n" +
 	"\tEnvsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa2\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"6\n" +
+	"\x06Module\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n" +
+	"\alibrary\x18\x02 \x01(\tR\alibrary\"\xa4\x02\n" +
 	"\x13MakeTemplateRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x04path\x18\x02 \x01(\tH\x00R\x04path\x12\x1e\n" +
 	"\treference\x18\x03 \x01(\tH\x00R\treference\x12\x18\n" +
-	"\x06recipe\x18\x04 \x01(\tH\x00R\x06recipe\x12\x1d\n" +
+	"\x06recipe\x18\x04 \x01(\tH\x00R\x06recipe\x12.\n" +
+	"\x06module\x18\x06 \x01(\v2\x14.firebreak.v1.ModuleH\x00R\x06module\x12\x1a\n" +
+	"\ascripts\x18\a \x01(\tH\x00R\ascripts\x12\x1d\n" +
 	"\n" +
-	"if_missing\x18\x05 \x01(\bR\tifMissingB\b\n" +
+	"if_missing\x18\x05 \x01(\bR\tifMissing\x12\x1a\n" +
+	"\blanguage\x18\b \x01(\tR\blanguage\x12\x18\n" +
+	"\acommand\x18\t \x03(\tR\acommandB\b\n" +
 	"\x06source\"H\n" +
 	"\bProgress\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x12\n" +
@@ -5611,13 +5778,15 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\x16CollectGarbageResponse\x12\x1f\n" +
 	"\vfreed_bytes\x18\x01 \x01(\x03R\n" +
 	"freedBytes\x12\x18\n" +
-	"\aremoved\x18\x02 \x01(\x05R\aremoved\"\xba\x01\n" +
+	"\aremoved\x18\x02 \x01(\x05R\aremoved\"\xf2\x01\n" +
 	"\rAdviseRequest\x122\n" +
 	"\bworkload\x18\x01 \x01(\v2\x16.firebreak.v1.WorkloadR\bworkload\x12\x16\n" +
 	"\x06driver\x18\x02 \x01(\tR\x06driver\x12#\n" +
 	"\raccept_weaker\x18\x03 \x01(\tR\facceptWeaker\x128\n" +
 	"\n" +
-	"time_limit\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\ttimeLimit\"D\n" +
+	"time_limit\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\ttimeLimit\x12\x1a\n" +
+	"\btemplate\x18\x05 \x01(\tR\btemplate\x12\x1a\n" +
+	"\blanguage\x18\x06 \x01(\tR\blanguage\"D\n" +
 	"\x0eAdviseResponse\x122\n" +
 	"\bdecision\x18\x01 \x01(\v2\x16.firebreak.v1.DecisionR\bdecision\"\x12\n" +
 	"\x10GetPolicyRequest\"\xa2\x01\n" +
@@ -5744,7 +5913,7 @@ func file_firebreak_v1_firebreak_proto_rawDescGZIP() []byte {
 	return file_firebreak_v1_firebreak_proto_rawDescData
 }
 
-var file_firebreak_v1_firebreak_proto_msgTypes = make([]protoimpl.MessageInfo, 87)
+var file_firebreak_v1_firebreak_proto_msgTypes = make([]protoimpl.MessageInfo, 89)
 var file_firebreak_v1_firebreak_proto_goTypes = []any{
 	(*Limits)(nil),                    // 0: firebreak.v1.Limits
 	(*Mount)(nil),                     // 1: firebreak.v1.Mount
@@ -5796,189 +5965,193 @@ var file_firebreak_v1_firebreak_proto_goTypes = []any{
 	(*ListTenantsRequest)(nil),        // 47: firebreak.v1.ListTenantsRequest
 	(*ListTenantsResponse)(nil),       // 48: firebreak.v1.ListTenantsResponse
 	(*Template)(nil),                  // 49: firebreak.v1.Template
-	(*MakeTemplateRequest)(nil),       // 50: firebreak.v1.MakeTemplateRequest
-	(*Progress)(nil),                  // 51: firebreak.v1.Progress
-	(*MakeTemplateResponse)(nil),      // 52: firebreak.v1.MakeTemplateResponse
-	(*GetTemplateRequest)(nil),        // 53: firebreak.v1.GetTemplateRequest
-	(*GetTemplateResponse)(nil),       // 54: firebreak.v1.GetTemplateResponse
-	(*ListTemplatesRequest)(nil),      // 55: firebreak.v1.ListTemplatesRequest
-	(*ListTemplatesResponse)(nil),     // 56: firebreak.v1.ListTemplatesResponse
-	(*DeleteTemplateRequest)(nil),     // 57: firebreak.v1.DeleteTemplateRequest
-	(*DeleteTemplateResponse)(nil),    // 58: firebreak.v1.DeleteTemplateResponse
-	(*CollectGarbageRequest)(nil),     // 59: firebreak.v1.CollectGarbageRequest
-	(*CollectGarbageResponse)(nil),    // 60: firebreak.v1.CollectGarbageResponse
-	(*AdviseRequest)(nil),             // 61: firebreak.v1.AdviseRequest
-	(*AdviseResponse)(nil),            // 62: firebreak.v1.AdviseResponse
-	(*GetPolicyRequest)(nil),          // 63: firebreak.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),         // 64: firebreak.v1.GetPolicyResponse
-	(*Rule)(nil),                      // 65: firebreak.v1.Rule
-	(*DoctorRequest)(nil),             // 66: firebreak.v1.DoctorRequest
-	(*DoctorResponse)(nil),            // 67: firebreak.v1.DoctorResponse
-	(*Report)(nil),                    // 68: firebreak.v1.Report
-	(*DriverReport)(nil),              // 69: firebreak.v1.DriverReport
-	(*Host)(nil),                      // 70: firebreak.v1.Host
-	(*CommonCase)(nil),                // 71: firebreak.v1.CommonCase
-	nil,                               // 72: firebreak.v1.Sandbox.MetadataEntry
-	(*Decision_Assumption)(nil),       // 73: firebreak.v1.Decision.Assumption
-	(*Decision_Override)(nil),         // 74: firebreak.v1.Decision.Override
-	(*Decision_Refusal)(nil),          // 75: firebreak.v1.Decision.Refusal
-	(*Decision_Other)(nil),            // 76: firebreak.v1.Decision.Other
-	(*Decision_Duty)(nil),             // 77: firebreak.v1.Decision.Duty
-	(*Decision_Step)(nil),             // 78: firebreak.v1.Decision.Step
-	nil,                               // 79: firebreak.v1.CreateSandboxRequest.EnvsEntry
-	nil,                               // 80: firebreak.v1.CreateSandboxRequest.MetadataEntry
-	nil,                               // 81: firebreak.v1.ListSandboxesRequest.MetadataEntry
-	nil,                               // 82: firebreak.v1.Event.MetadataEntry
-	(*Tenant_Limits)(nil),             // 83: firebreak.v1.Tenant.Limits
-	nil,                               // 84: firebreak.v1.Template.EnvsEntry
-	(*Host_Disk)(nil),                 // 85: firebreak.v1.Host.Disk
-	(*Host_KVM)(nil),                  // 86: firebreak.v1.Host.KVM
-	(*timestamppb.Timestamp)(nil),     // 87: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 88: google.protobuf.Duration
+	(*Module)(nil),                    // 50: firebreak.v1.Module
+	(*MakeTemplateRequest)(nil),       // 51: firebreak.v1.MakeTemplateRequest
+	(*Progress)(nil),                  // 52: firebreak.v1.Progress
+	(*MakeTemplateResponse)(nil),      // 53: firebreak.v1.MakeTemplateResponse
+	(*GetTemplateRequest)(nil),        // 54: firebreak.v1.GetTemplateRequest
+	(*GetTemplateResponse)(nil),       // 55: firebreak.v1.GetTemplateResponse
+	(*ListTemplatesRequest)(nil),      // 56: firebreak.v1.ListTemplatesRequest
+	(*ListTemplatesResponse)(nil),     // 57: firebreak.v1.ListTemplatesResponse
+	(*DeleteTemplateRequest)(nil),     // 58: firebreak.v1.DeleteTemplateRequest
+	(*DeleteTemplateResponse)(nil),    // 59: firebreak.v1.DeleteTemplateResponse
+	(*CollectGarbageRequest)(nil),     // 60: firebreak.v1.CollectGarbageRequest
+	(*CollectGarbageResponse)(nil),    // 61: firebreak.v1.CollectGarbageResponse
+	(*AdviseRequest)(nil),             // 62: firebreak.v1.AdviseRequest
+	(*AdviseResponse)(nil),            // 63: firebreak.v1.AdviseResponse
+	(*GetPolicyRequest)(nil),          // 64: firebreak.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),         // 65: firebreak.v1.GetPolicyResponse
+	(*Rule)(nil),                      // 66: firebreak.v1.Rule
+	(*DoctorRequest)(nil),             // 67: firebreak.v1.DoctorRequest
+	(*DoctorResponse)(nil),            // 68: firebreak.v1.DoctorResponse
+	(*Report)(nil),                    // 69: firebreak.v1.Report
+	(*DriverReport)(nil),              // 70: firebreak.v1.DriverReport
+	(*Host)(nil),                      // 71: firebreak.v1.Host
+	(*CommonCase)(nil),                // 72: firebreak.v1.CommonCase
+	nil,                               // 73: firebreak.v1.Sandbox.MetadataEntry
+	(*Decision_Assumption)(nil),       // 74: firebreak.v1.Decision.Assumption
+	(*Decision_Override)(nil),         // 75: firebreak.v1.Decision.Override
+	(*Decision_Refusal)(nil),          // 76: firebreak.v1.Decision.Refusal
+	(*Decision_Other)(nil),            // 77: firebreak.v1.Decision.Other
+	(*Decision_Duty)(nil),             // 78: firebreak.v1.Decision.Duty
+	(*Decision_Step)(nil),             // 79: firebreak.v1.Decision.Step
+	nil,                               // 80: firebreak.v1.CreateSandboxRequest.EnvsEntry
+	nil,                               // 81: firebreak.v1.CreateSandboxRequest.MetadataEntry
+	nil,                               // 82: firebreak.v1.CreateSandboxRequest.OptionsEntry
+	nil,                               // 83: firebreak.v1.ListSandboxesRequest.MetadataEntry
+	nil,                               // 84: firebreak.v1.Event.MetadataEntry
+	(*Tenant_Limits)(nil),             // 85: firebreak.v1.Tenant.Limits
+	nil,                               // 86: firebreak.v1.Template.EnvsEntry
+	(*Host_Disk)(nil),                 // 87: firebreak.v1.Host.Disk
+	(*Host_KVM)(nil),                  // 88: firebreak.v1.Host.KVM
+	(*timestamppb.Timestamp)(nil),     // 89: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 90: google.protobuf.Duration
 }
 var file_firebreak_v1_firebreak_proto_depIdxs = []int32{
 	0,   // 0: firebreak.v1.Sandbox.limits:type_name -> firebreak.v1.Limits
-	87,  // 1: firebreak.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
-	87,  // 2: firebreak.v1.Sandbox.deadline:type_name -> google.protobuf.Timestamp
+	89,  // 1: firebreak.v1.Sandbox.created_at:type_name -> google.protobuf.Timestamp
+	89,  // 2: firebreak.v1.Sandbox.deadline:type_name -> google.protobuf.Timestamp
 	1,   // 3: firebreak.v1.Sandbox.mounts:type_name -> firebreak.v1.Mount
 	4,   // 4: firebreak.v1.Sandbox.decision:type_name -> firebreak.v1.Decision
-	72,  // 5: firebreak.v1.Sandbox.metadata:type_name -> firebreak.v1.Sandbox.MetadataEntry
-	87,  // 6: firebreak.v1.Sandbox.paused_at:type_name -> google.protobuf.Timestamp
-	87,  // 7: firebreak.v1.Sandbox.ended_at:type_name -> google.protobuf.Timestamp
-	88,  // 8: firebreak.v1.Workload.start_within:type_name -> google.protobuf.Duration
+	73,  // 5: firebreak.v1.Sandbox.metadata:type_name -> firebreak.v1.Sandbox.MetadataEntry
+	89,  // 6: firebreak.v1.Sandbox.paused_at:type_name -> google.protobuf.Timestamp
+	89,  // 7: firebreak.v1.Sandbox.ended_at:type_name -> google.protobuf.Timestamp
+	90,  // 8: firebreak.v1.Workload.start_within:type_name -> google.protobuf.Duration
 	3,   // 9: firebreak.v1.Decision.workload:type_name -> firebreak.v1.Workload
-	73,  // 10: firebreak.v1.Decision.defaults:type_name -> firebreak.v1.Decision.Assumption
-	74,  // 11: firebreak.v1.Decision.override:type_name -> firebreak.v1.Decision.Override
-	75,  // 12: firebreak.v1.Decision.refusal:type_name -> firebreak.v1.Decision.Refusal
-	76,  // 13: firebreak.v1.Decision.others:type_name -> firebreak.v1.Decision.Other
-	77,  // 14: firebreak.v1.Decision.duties:type_name -> firebreak.v1.Decision.Duty
-	78,  // 15: firebreak.v1.Decision.trace:type_name -> firebreak.v1.Decision.Step
-	88,  // 16: firebreak.v1.Usage.cpu:type_name -> google.protobuf.Duration
-	88,  // 17: firebreak.v1.Timings.image:type_name -> google.protobuf.Duration
-	88,  // 18: firebreak.v1.Timings.create:type_name -> google.protobuf.Duration
-	88,  // 19: firebreak.v1.Timings.agent:type_name -> google.protobuf.Duration
+	74,  // 10: firebreak.v1.Decision.defaults:type_name -> firebreak.v1.Decision.Assumption
+	75,  // 11: firebreak.v1.Decision.override:type_name -> firebreak.v1.Decision.Override
+	76,  // 12: firebreak.v1.Decision.refusal:type_name -> firebreak.v1.Decision.Refusal
+	77,  // 13: firebreak.v1.Decision.others:type_name -> firebreak.v1.Decision.Other
+	78,  // 14: firebreak.v1.Decision.duties:type_name -> firebreak.v1.Decision.Duty
+	79,  // 15: firebreak.v1.Decision.trace:type_name -> firebreak.v1.Decision.Step
+	90,  // 16: firebreak.v1.Usage.cpu:type_name -> google.protobuf.Duration
+	90,  // 17: firebreak.v1.Timings.image:type_name -> google.protobuf.Duration
+	90,  // 18: firebreak.v1.Timings.create:type_name -> google.protobuf.Duration
+	90,  // 19: firebreak.v1.Timings.agent:type_name -> google.protobuf.Duration
 	0,   // 20: firebreak.v1.CreateSandboxRequest.limits:type_name -> firebreak.v1.Limits
 	1,   // 21: firebreak.v1.CreateSandboxRequest.mounts:type_name -> firebreak.v1.Mount
-	79,  // 22: firebreak.v1.CreateSandboxRequest.envs:type_name -> firebreak.v1.CreateSandboxRequest.EnvsEntry
-	88,  // 23: firebreak.v1.CreateSandboxRequest.timeout:type_name -> google.protobuf.Duration
+	80,  // 22: firebreak.v1.CreateSandboxRequest.envs:type_name -> firebreak.v1.CreateSandboxRequest.EnvsEntry
+	90,  // 23: firebreak.v1.CreateSandboxRequest.timeout:type_name -> google.protobuf.Duration
 	3,   // 24: firebreak.v1.CreateSandboxRequest.workload:type_name -> firebreak.v1.Workload
-	80,  // 25: firebreak.v1.CreateSandboxRequest.metadata:type_name -> firebreak.v1.CreateSandboxRequest.MetadataEntry
-	2,   // 26: firebreak.v1.CreateSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
-	7,   // 27: firebreak.v1.CreateSandboxResponse.timings:type_name -> firebreak.v1.Timings
-	2,   // 28: firebreak.v1.GetSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
-	6,   // 29: firebreak.v1.GetSandboxResponse.usage:type_name -> firebreak.v1.Usage
-	81,  // 30: firebreak.v1.ListSandboxesRequest.metadata:type_name -> firebreak.v1.ListSandboxesRequest.MetadataEntry
-	2,   // 31: firebreak.v1.ListSandboxesResponse.sandboxes:type_name -> firebreak.v1.Sandbox
-	2,   // 32: firebreak.v1.WaitSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
-	2,   // 33: firebreak.v1.DeleteSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
-	6,   // 34: firebreak.v1.DeleteSandboxResponse.usage:type_name -> firebreak.v1.Usage
-	2,   // 35: firebreak.v1.PauseSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
-	88,  // 36: firebreak.v1.ResumeSandboxRequest.timeout:type_name -> google.protobuf.Duration
-	2,   // 37: firebreak.v1.ResumeSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
-	88,  // 38: firebreak.v1.SetSandboxTimeoutRequest.timeout:type_name -> google.protobuf.Duration
-	2,   // 39: firebreak.v1.SetSandboxTimeoutResponse.sandbox:type_name -> firebreak.v1.Sandbox
-	26,  // 40: firebreak.v1.WatchSandboxesResponse.event:type_name -> firebreak.v1.Event
-	87,  // 41: firebreak.v1.Event.at:type_name -> google.protobuf.Timestamp
-	82,  // 42: firebreak.v1.Event.metadata:type_name -> firebreak.v1.Event.MetadataEntry
-	87,  // 43: firebreak.v1.Event.deadline:type_name -> google.protobuf.Timestamp
-	3,   // 44: firebreak.v1.Pool.workload:type_name -> firebreak.v1.Workload
-	0,   // 45: firebreak.v1.Pool.limits:type_name -> firebreak.v1.Limits
-	27,  // 46: firebreak.v1.PoolStatus.pool:type_name -> firebreak.v1.Pool
-	28,  // 47: firebreak.v1.ListPoolsResponse.pools:type_name -> firebreak.v1.PoolStatus
-	27,  // 48: firebreak.v1.SetPoolRequest.pool:type_name -> firebreak.v1.Pool
-	28,  // 49: firebreak.v1.SetPoolResponse.pool:type_name -> firebreak.v1.PoolStatus
-	28,  // 50: firebreak.v1.DrainPoolResponse.pool:type_name -> firebreak.v1.PoolStatus
-	87,  // 51: firebreak.v1.Key.created_at:type_name -> google.protobuf.Timestamp
-	87,  // 52: firebreak.v1.Key.used_at:type_name -> google.protobuf.Timestamp
-	87,  // 53: firebreak.v1.Key.revoked_at:type_name -> google.protobuf.Timestamp
-	37,  // 54: firebreak.v1.CreateKeyResponse.key:type_name -> firebreak.v1.Key
-	37,  // 55: firebreak.v1.ListKeysResponse.keys:type_name -> firebreak.v1.Key
-	83,  // 56: firebreak.v1.Tenant.limits:type_name -> firebreak.v1.Tenant.Limits
-	3,   // 57: firebreak.v1.Tenant.workload:type_name -> firebreak.v1.Workload
-	44,  // 58: firebreak.v1.SetTenantRequest.tenant:type_name -> firebreak.v1.Tenant
-	44,  // 59: firebreak.v1.SetTenantResponse.tenant:type_name -> firebreak.v1.Tenant
-	44,  // 60: firebreak.v1.ListTenantsResponse.tenants:type_name -> firebreak.v1.Tenant
-	87,  // 61: firebreak.v1.Template.created_at:type_name -> google.protobuf.Timestamp
-	84,  // 62: firebreak.v1.Template.envs:type_name -> firebreak.v1.Template.EnvsEntry
-	51,  // 63: firebreak.v1.MakeTemplateResponse.progress:type_name -> firebreak.v1.Progress
-	49,  // 64: firebreak.v1.MakeTemplateResponse.template:type_name -> firebreak.v1.Template
-	49,  // 65: firebreak.v1.GetTemplateResponse.template:type_name -> firebreak.v1.Template
-	49,  // 66: firebreak.v1.ListTemplatesResponse.templates:type_name -> firebreak.v1.Template
-	3,   // 67: firebreak.v1.AdviseRequest.workload:type_name -> firebreak.v1.Workload
-	88,  // 68: firebreak.v1.AdviseRequest.time_limit:type_name -> google.protobuf.Duration
-	4,   // 69: firebreak.v1.AdviseResponse.decision:type_name -> firebreak.v1.Decision
-	65,  // 70: firebreak.v1.GetPolicyResponse.rules:type_name -> firebreak.v1.Rule
-	51,  // 71: firebreak.v1.DoctorResponse.progress:type_name -> firebreak.v1.Progress
-	68,  // 72: firebreak.v1.DoctorResponse.report:type_name -> firebreak.v1.Report
-	69,  // 73: firebreak.v1.Report.drivers:type_name -> firebreak.v1.DriverReport
-	70,  // 74: firebreak.v1.Report.host:type_name -> firebreak.v1.Host
-	71,  // 75: firebreak.v1.Report.cases:type_name -> firebreak.v1.CommonCase
-	5,   // 76: firebreak.v1.DriverReport.problems:type_name -> firebreak.v1.Problem
-	5,   // 77: firebreak.v1.DriverReport.warnings:type_name -> firebreak.v1.Problem
-	87,  // 78: firebreak.v1.DriverReport.tried_at:type_name -> google.protobuf.Timestamp
-	88,  // 79: firebreak.v1.DriverReport.took:type_name -> google.protobuf.Duration
-	85,  // 80: firebreak.v1.Host.state_disk:type_name -> firebreak.v1.Host.Disk
-	86,  // 81: firebreak.v1.Host.kvm:type_name -> firebreak.v1.Host.KVM
-	5,   // 82: firebreak.v1.Host.problems:type_name -> firebreak.v1.Problem
-	4,   // 83: firebreak.v1.CommonCase.decision:type_name -> firebreak.v1.Decision
-	5,   // 84: firebreak.v1.Decision.Other.problem:type_name -> firebreak.v1.Problem
-	8,   // 85: firebreak.v1.SandboxService.CreateSandbox:input_type -> firebreak.v1.CreateSandboxRequest
-	10,  // 86: firebreak.v1.SandboxService.GetSandbox:input_type -> firebreak.v1.GetSandboxRequest
-	12,  // 87: firebreak.v1.SandboxService.ListSandboxes:input_type -> firebreak.v1.ListSandboxesRequest
-	14,  // 88: firebreak.v1.SandboxService.WaitSandbox:input_type -> firebreak.v1.WaitSandboxRequest
-	16,  // 89: firebreak.v1.SandboxService.DeleteSandbox:input_type -> firebreak.v1.DeleteSandboxRequest
-	18,  // 90: firebreak.v1.SandboxService.PauseSandbox:input_type -> firebreak.v1.PauseSandboxRequest
-	20,  // 91: firebreak.v1.SandboxService.ResumeSandbox:input_type -> firebreak.v1.ResumeSandboxRequest
-	22,  // 92: firebreak.v1.SandboxService.SetSandboxTimeout:input_type -> firebreak.v1.SetSandboxTimeoutRequest
-	24,  // 93: firebreak.v1.SandboxService.WatchSandboxes:input_type -> firebreak.v1.WatchSandboxesRequest
-	29,  // 94: firebreak.v1.PoolService.ListPools:input_type -> firebreak.v1.ListPoolsRequest
-	31,  // 95: firebreak.v1.PoolService.SetPool:input_type -> firebreak.v1.SetPoolRequest
-	33,  // 96: firebreak.v1.PoolService.DeletePool:input_type -> firebreak.v1.DeletePoolRequest
-	35,  // 97: firebreak.v1.PoolService.DrainPool:input_type -> firebreak.v1.DrainPoolRequest
-	38,  // 98: firebreak.v1.KeyService.CreateKey:input_type -> firebreak.v1.CreateKeyRequest
-	40,  // 99: firebreak.v1.KeyService.ListKeys:input_type -> firebreak.v1.ListKeysRequest
-	42,  // 100: firebreak.v1.KeyService.RevokeKey:input_type -> firebreak.v1.RevokeKeyRequest
-	45,  // 101: firebreak.v1.TenantService.SetTenant:input_type -> firebreak.v1.SetTenantRequest
-	47,  // 102: firebreak.v1.TenantService.ListTenants:input_type -> firebreak.v1.ListTenantsRequest
-	50,  // 103: firebreak.v1.TemplateService.MakeTemplate:input_type -> firebreak.v1.MakeTemplateRequest
-	53,  // 104: firebreak.v1.TemplateService.GetTemplate:input_type -> firebreak.v1.GetTemplateRequest
-	55,  // 105: firebreak.v1.TemplateService.ListTemplates:input_type -> firebreak.v1.ListTemplatesRequest
-	57,  // 106: firebreak.v1.TemplateService.DeleteTemplate:input_type -> firebreak.v1.DeleteTemplateRequest
-	59,  // 107: firebreak.v1.TemplateService.CollectGarbage:input_type -> firebreak.v1.CollectGarbageRequest
-	61,  // 108: firebreak.v1.PolicyService.Advise:input_type -> firebreak.v1.AdviseRequest
-	63,  // 109: firebreak.v1.PolicyService.GetPolicy:input_type -> firebreak.v1.GetPolicyRequest
-	66,  // 110: firebreak.v1.HostService.Doctor:input_type -> firebreak.v1.DoctorRequest
-	9,   // 111: firebreak.v1.SandboxService.CreateSandbox:output_type -> firebreak.v1.CreateSandboxResponse
-	11,  // 112: firebreak.v1.SandboxService.GetSandbox:output_type -> firebreak.v1.GetSandboxResponse
-	13,  // 113: firebreak.v1.SandboxService.ListSandboxes:output_type -> firebreak.v1.ListSandboxesResponse
-	15,  // 114: firebreak.v1.SandboxService.WaitSandbox:output_type -> firebreak.v1.WaitSandboxResponse
-	17,  // 115: firebreak.v1.SandboxService.DeleteSandbox:output_type -> firebreak.v1.DeleteSandboxResponse
-	19,  // 116: firebreak.v1.SandboxService.PauseSandbox:output_type -> firebreak.v1.PauseSandboxResponse
-	21,  // 117: firebreak.v1.SandboxService.ResumeSandbox:output_type -> firebreak.v1.ResumeSandboxResponse
-	23,  // 118: firebreak.v1.SandboxService.SetSandboxTimeout:output_type -> firebreak.v1.SetSandboxTimeoutResponse
-	25,  // 119: firebreak.v1.SandboxService.WatchSandboxes:output_type -> firebreak.v1.WatchSandboxesResponse
-	30,  // 120: firebreak.v1.PoolService.ListPools:output_type -> firebreak.v1.ListPoolsResponse
-	32,  // 121: firebreak.v1.PoolService.SetPool:output_type -> firebreak.v1.SetPoolResponse
-	34,  // 122: firebreak.v1.PoolService.DeletePool:output_type -> firebreak.v1.DeletePoolResponse
-	36,  // 123: firebreak.v1.PoolService.DrainPool:output_type -> firebreak.v1.DrainPoolResponse
-	39,  // 124: firebreak.v1.KeyService.CreateKey:output_type -> firebreak.v1.CreateKeyResponse
-	41,  // 125: firebreak.v1.KeyService.ListKeys:output_type -> firebreak.v1.ListKeysResponse
-	43,  // 126: firebreak.v1.KeyService.RevokeKey:output_type -> firebreak.v1.RevokeKeyResponse
-	46,  // 127: firebreak.v1.TenantService.SetTenant:output_type -> firebreak.v1.SetTenantResponse
-	48,  // 128: firebreak.v1.TenantService.ListTenants:output_type -> firebreak.v1.ListTenantsResponse
-	52,  // 129: firebreak.v1.TemplateService.MakeTemplate:output_type -> firebreak.v1.MakeTemplateResponse
-	54,  // 130: firebreak.v1.TemplateService.GetTemplate:output_type -> firebreak.v1.GetTemplateResponse
-	56,  // 131: firebreak.v1.TemplateService.ListTemplates:output_type -> firebreak.v1.ListTemplatesResponse
-	58,  // 132: firebreak.v1.TemplateService.DeleteTemplate:output_type -> firebreak.v1.DeleteTemplateResponse
-	60,  // 133: firebreak.v1.TemplateService.CollectGarbage:output_type -> firebreak.v1.CollectGarbageResponse
-	62,  // 134: firebreak.v1.PolicyService.Advise:output_type -> firebreak.v1.AdviseResponse
-	64,  // 135: firebreak.v1.PolicyService.GetPolicy:output_type -> firebreak.v1.GetPolicyResponse
-	67,  // 136: firebreak.v1.HostService.Doctor:output_type -> firebreak.v1.DoctorResponse
-	111, // [111:137] is the sub-list for method output_type
-	85,  // [85:111] is the sub-list for method input_type
-	85,  // [85:85] is the sub-list for extension type_name
-	85,  // [85:85] is the sub-list for extension extendee
-	0,   // [0:85] is the sub-list for field type_name
+	81,  // 25: firebreak.v1.CreateSandboxRequest.metadata:type_name -> firebreak.v1.CreateSandboxRequest.MetadataEntry
+	82,  // 26: firebreak.v1.CreateSandboxRequest.options:type_name -> firebreak.v1.CreateSandboxRequest.OptionsEntry
+	2,   // 27: firebreak.v1.CreateSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	7,   // 28: firebreak.v1.CreateSandboxResponse.timings:type_name -> firebreak.v1.Timings
+	2,   // 29: firebreak.v1.GetSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	6,   // 30: firebreak.v1.GetSandboxResponse.usage:type_name -> firebreak.v1.Usage
+	83,  // 31: firebreak.v1.ListSandboxesRequest.metadata:type_name -> firebreak.v1.ListSandboxesRequest.MetadataEntry
+	2,   // 32: firebreak.v1.ListSandboxesResponse.sandboxes:type_name -> firebreak.v1.Sandbox
+	2,   // 33: firebreak.v1.WaitSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	2,   // 34: firebreak.v1.DeleteSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	6,   // 35: firebreak.v1.DeleteSandboxResponse.usage:type_name -> firebreak.v1.Usage
+	2,   // 36: firebreak.v1.PauseSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	90,  // 37: firebreak.v1.ResumeSandboxRequest.timeout:type_name -> google.protobuf.Duration
+	2,   // 38: firebreak.v1.ResumeSandboxResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	90,  // 39: firebreak.v1.SetSandboxTimeoutRequest.timeout:type_name -> google.protobuf.Duration
+	2,   // 40: firebreak.v1.SetSandboxTimeoutResponse.sandbox:type_name -> firebreak.v1.Sandbox
+	26,  // 41: firebreak.v1.WatchSandboxesResponse.event:type_name -> firebreak.v1.Event
+	89,  // 42: firebreak.v1.Event.at:type_name -> google.protobuf.Timestamp
+	84,  // 43: firebreak.v1.Event.metadata:type_name -> firebreak.v1.Event.MetadataEntry
+	89,  // 44: firebreak.v1.Event.deadline:type_name -> google.protobuf.Timestamp
+	3,   // 45: firebreak.v1.Pool.workload:type_name -> firebreak.v1.Workload
+	0,   // 46: firebreak.v1.Pool.limits:type_name -> firebreak.v1.Limits
+	27,  // 47: firebreak.v1.PoolStatus.pool:type_name -> firebreak.v1.Pool
+	28,  // 48: firebreak.v1.ListPoolsResponse.pools:type_name -> firebreak.v1.PoolStatus
+	27,  // 49: firebreak.v1.SetPoolRequest.pool:type_name -> firebreak.v1.Pool
+	28,  // 50: firebreak.v1.SetPoolResponse.pool:type_name -> firebreak.v1.PoolStatus
+	28,  // 51: firebreak.v1.DrainPoolResponse.pool:type_name -> firebreak.v1.PoolStatus
+	89,  // 52: firebreak.v1.Key.created_at:type_name -> google.protobuf.Timestamp
+	89,  // 53: firebreak.v1.Key.used_at:type_name -> google.protobuf.Timestamp
+	89,  // 54: firebreak.v1.Key.revoked_at:type_name -> google.protobuf.Timestamp
+	37,  // 55: firebreak.v1.CreateKeyResponse.key:type_name -> firebreak.v1.Key
+	37,  // 56: firebreak.v1.ListKeysResponse.keys:type_name -> firebreak.v1.Key
+	85,  // 57: firebreak.v1.Tenant.limits:type_name -> firebreak.v1.Tenant.Limits
+	3,   // 58: firebreak.v1.Tenant.workload:type_name -> firebreak.v1.Workload
+	44,  // 59: firebreak.v1.SetTenantRequest.tenant:type_name -> firebreak.v1.Tenant
+	44,  // 60: firebreak.v1.SetTenantResponse.tenant:type_name -> firebreak.v1.Tenant
+	44,  // 61: firebreak.v1.ListTenantsResponse.tenants:type_name -> firebreak.v1.Tenant
+	89,  // 62: firebreak.v1.Template.created_at:type_name -> google.protobuf.Timestamp
+	86,  // 63: firebreak.v1.Template.envs:type_name -> firebreak.v1.Template.EnvsEntry
+	50,  // 64: firebreak.v1.MakeTemplateRequest.module:type_name -> firebreak.v1.Module
+	52,  // 65: firebreak.v1.MakeTemplateResponse.progress:type_name -> firebreak.v1.Progress
+	49,  // 66: firebreak.v1.MakeTemplateResponse.template:type_name -> firebreak.v1.Template
+	49,  // 67: firebreak.v1.GetTemplateResponse.template:type_name -> firebreak.v1.Template
+	49,  // 68: firebreak.v1.ListTemplatesResponse.templates:type_name -> firebreak.v1.Template
+	3,   // 69: firebreak.v1.AdviseRequest.workload:type_name -> firebreak.v1.Workload
+	90,  // 70: firebreak.v1.AdviseRequest.time_limit:type_name -> google.protobuf.Duration
+	4,   // 71: firebreak.v1.AdviseResponse.decision:type_name -> firebreak.v1.Decision
+	66,  // 72: firebreak.v1.GetPolicyResponse.rules:type_name -> firebreak.v1.Rule
+	52,  // 73: firebreak.v1.DoctorResponse.progress:type_name -> firebreak.v1.Progress
+	69,  // 74: firebreak.v1.DoctorResponse.report:type_name -> firebreak.v1.Report
+	70,  // 75: firebreak.v1.Report.drivers:type_name -> firebreak.v1.DriverReport
+	71,  // 76: firebreak.v1.Report.host:type_name -> firebreak.v1.Host
+	72,  // 77: firebreak.v1.Report.cases:type_name -> firebreak.v1.CommonCase
+	5,   // 78: firebreak.v1.DriverReport.problems:type_name -> firebreak.v1.Problem
+	5,   // 79: firebreak.v1.DriverReport.warnings:type_name -> firebreak.v1.Problem
+	89,  // 80: firebreak.v1.DriverReport.tried_at:type_name -> google.protobuf.Timestamp
+	90,  // 81: firebreak.v1.DriverReport.took:type_name -> google.protobuf.Duration
+	87,  // 82: firebreak.v1.Host.state_disk:type_name -> firebreak.v1.Host.Disk
+	88,  // 83: firebreak.v1.Host.kvm:type_name -> firebreak.v1.Host.KVM
+	5,   // 84: firebreak.v1.Host.problems:type_name -> firebreak.v1.Problem
+	4,   // 85: firebreak.v1.CommonCase.decision:type_name -> firebreak.v1.Decision
+	5,   // 86: firebreak.v1.Decision.Other.problem:type_name -> firebreak.v1.Problem
+	8,   // 87: firebreak.v1.SandboxService.CreateSandbox:input_type -> firebreak.v1.CreateSandboxRequest
+	10,  // 88: firebreak.v1.SandboxService.GetSandbox:input_type -> firebreak.v1.GetSandboxRequest
+	12,  // 89: firebreak.v1.SandboxService.ListSandboxes:input_type -> firebreak.v1.ListSandboxesRequest
+	14,  // 90: firebreak.v1.SandboxService.WaitSandbox:input_type -> firebreak.v1.WaitSandboxRequest
+	16,  // 91: firebreak.v1.SandboxService.DeleteSandbox:input_type -> firebreak.v1.DeleteSandboxRequest
+	18,  // 92: firebreak.v1.SandboxService.PauseSandbox:input_type -> firebreak.v1.PauseSandboxRequest
+	20,  // 93: firebreak.v1.SandboxService.ResumeSandbox:input_type -> firebreak.v1.ResumeSandboxRequest
+	22,  // 94: firebreak.v1.SandboxService.SetSandboxTimeout:input_type -> firebreak.v1.SetSandboxTimeoutRequest
+	24,  // 95: firebreak.v1.SandboxService.WatchSandboxes:input_type -> firebreak.v1.WatchSandboxesRequest
+	29,  // 96: firebreak.v1.PoolService.ListPools:input_type -> firebreak.v1.ListPoolsRequest
+	31,  // 97: firebreak.v1.PoolService.SetPool:input_type -> firebreak.v1.SetPoolRequest
+	33,  // 98: firebreak.v1.PoolService.DeletePool:input_type -> firebreak.v1.DeletePoolRequest
+	35,  // 99: firebreak.v1.PoolService.DrainPool:input_type -> firebreak.v1.DrainPoolRequest
+	38,  // 100: firebreak.v1.KeyService.CreateKey:input_type -> firebreak.v1.CreateKeyRequest
+	40,  // 101: firebreak.v1.KeyService.ListKeys:input_type -> firebreak.v1.ListKeysRequest
+	42,  // 102: firebreak.v1.KeyService.RevokeKey:input_type -> firebreak.v1.RevokeKeyRequest
+	45,  // 103: firebreak.v1.TenantService.SetTenant:input_type -> firebreak.v1.SetTenantRequest
+	47,  // 104: firebreak.v1.TenantService.ListTenants:input_type -> firebreak.v1.ListTenantsRequest
+	51,  // 105: firebreak.v1.TemplateService.MakeTemplate:input_type -> firebreak.v1.MakeTemplateRequest
+	54,  // 106: firebreak.v1.TemplateService.GetTemplate:input_type -> firebreak.v1.GetTemplateRequest
+	56,  // 107: firebreak.v1.TemplateService.ListTemplates:input_type -> firebreak.v1.ListTemplatesRequest
+	58,  // 108: firebreak.v1.TemplateService.DeleteTemplate:input_type -> firebreak.v1.DeleteTemplateRequest
+	60,  // 109: firebreak.v1.TemplateService.CollectGarbage:input_type -> firebreak.v1.CollectGarbageRequest
+	62,  // 110: firebreak.v1.PolicyService.Advise:input_type -> firebreak.v1.AdviseRequest
+	64,  // 111: firebreak.v1.PolicyService.GetPolicy:input_type -> firebreak.v1.GetPolicyRequest
+	67,  // 112: firebreak.v1.HostService.Doctor:input_type -> firebreak.v1.DoctorRequest
+	9,   // 113: firebreak.v1.SandboxService.CreateSandbox:output_type -> firebreak.v1.CreateSandboxResponse
+	11,  // 114: firebreak.v1.SandboxService.GetSandbox:output_type -> firebreak.v1.GetSandboxResponse
+	13,  // 115: firebreak.v1.SandboxService.ListSandboxes:output_type -> firebreak.v1.ListSandboxesResponse
+	15,  // 116: firebreak.v1.SandboxService.WaitSandbox:output_type -> firebreak.v1.WaitSandboxResponse
+	17,  // 117: firebreak.v1.SandboxService.DeleteSandbox:output_type -> firebreak.v1.DeleteSandboxResponse
+	19,  // 118: firebreak.v1.SandboxService.PauseSandbox:output_type -> firebreak.v1.PauseSandboxResponse
+	21,  // 119: firebreak.v1.SandboxService.ResumeSandbox:output_type -> firebreak.v1.ResumeSandboxResponse
+	23,  // 120: firebreak.v1.SandboxService.SetSandboxTimeout:output_type -> firebreak.v1.SetSandboxTimeoutResponse
+	25,  // 121: firebreak.v1.SandboxService.WatchSandboxes:output_type -> firebreak.v1.WatchSandboxesResponse
+	30,  // 122: firebreak.v1.PoolService.ListPools:output_type -> firebreak.v1.ListPoolsResponse
+	32,  // 123: firebreak.v1.PoolService.SetPool:output_type -> firebreak.v1.SetPoolResponse
+	34,  // 124: firebreak.v1.PoolService.DeletePool:output_type -> firebreak.v1.DeletePoolResponse
+	36,  // 125: firebreak.v1.PoolService.DrainPool:output_type -> firebreak.v1.DrainPoolResponse
+	39,  // 126: firebreak.v1.KeyService.CreateKey:output_type -> firebreak.v1.CreateKeyResponse
+	41,  // 127: firebreak.v1.KeyService.ListKeys:output_type -> firebreak.v1.ListKeysResponse
+	43,  // 128: firebreak.v1.KeyService.RevokeKey:output_type -> firebreak.v1.RevokeKeyResponse
+	46,  // 129: firebreak.v1.TenantService.SetTenant:output_type -> firebreak.v1.SetTenantResponse
+	48,  // 130: firebreak.v1.TenantService.ListTenants:output_type -> firebreak.v1.ListTenantsResponse
+	53,  // 131: firebreak.v1.TemplateService.MakeTemplate:output_type -> firebreak.v1.MakeTemplateResponse
+	55,  // 132: firebreak.v1.TemplateService.GetTemplate:output_type -> firebreak.v1.GetTemplateResponse
+	57,  // 133: firebreak.v1.TemplateService.ListTemplates:output_type -> firebreak.v1.ListTemplatesResponse
+	59,  // 134: firebreak.v1.TemplateService.DeleteTemplate:output_type -> firebreak.v1.DeleteTemplateResponse
+	61,  // 135: firebreak.v1.TemplateService.CollectGarbage:output_type -> firebreak.v1.CollectGarbageResponse
+	63,  // 136: firebreak.v1.PolicyService.Advise:output_type -> firebreak.v1.AdviseResponse
+	65,  // 137: firebreak.v1.PolicyService.GetPolicy:output_type -> firebreak.v1.GetPolicyResponse
+	68,  // 138: firebreak.v1.HostService.Doctor:output_type -> firebreak.v1.DoctorResponse
+	113, // [113:139] is the sub-list for method output_type
+	87,  // [87:113] is the sub-list for method input_type
+	87,  // [87:87] is the sub-list for extension type_name
+	87,  // [87:87] is the sub-list for extension extendee
+	0,   // [0:87] is the sub-list for field type_name
 }
 
 func init() { file_firebreak_v1_firebreak_proto_init() }
@@ -5986,16 +6159,18 @@ func file_firebreak_v1_firebreak_proto_init() {
 	if File_firebreak_v1_firebreak_proto != nil {
 		return
 	}
-	file_firebreak_v1_firebreak_proto_msgTypes[50].OneofWrappers = []any{
+	file_firebreak_v1_firebreak_proto_msgTypes[51].OneofWrappers = []any{
 		(*MakeTemplateRequest_Path)(nil),
 		(*MakeTemplateRequest_Reference)(nil),
 		(*MakeTemplateRequest_Recipe)(nil),
+		(*MakeTemplateRequest_Module)(nil),
+		(*MakeTemplateRequest_Scripts)(nil),
 	}
-	file_firebreak_v1_firebreak_proto_msgTypes[52].OneofWrappers = []any{
+	file_firebreak_v1_firebreak_proto_msgTypes[53].OneofWrappers = []any{
 		(*MakeTemplateResponse_Progress)(nil),
 		(*MakeTemplateResponse_Template)(nil),
 	}
-	file_firebreak_v1_firebreak_proto_msgTypes[67].OneofWrappers = []any{
+	file_firebreak_v1_firebreak_proto_msgTypes[68].OneofWrappers = []any{
 		(*DoctorResponse_Progress)(nil),
 		(*DoctorResponse_Report)(nil),
 	}
@@ -6005,7 +6180,7 @@ func file_firebreak_v1_firebreak_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_firebreak_v1_firebreak_proto_rawDesc), len(file_firebreak_v1_firebreak_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   87,
+			NumMessages:   89,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

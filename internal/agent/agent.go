@@ -44,25 +44,25 @@ type Config struct {
 type Agent struct {
 	log     *slog.Logger
 	session *account.Session
-	reaper  *proc.Reaper
-	spawner *proc.Spawner
 	procs   *proc.Manager
 	files   *files.Service
 	code    *code.Service
 	claim   claim
-	metrics sampler
+	measure func() metrics
 	handler http.Handler
 	due     chan struct{} // closed at the deadline
 	dueOnce sync.Once
 
 	owns     bool      // the file system is the sandbox's own: the agent is its first process
 	wrote    [2]string // guarded by claim.mu: the ids that are in its files
-	codePort *handed   // connections to the code interpreter
+	codePort *Listener // connections to the code interpreter
 	requests inflight
 	live     context.Context // of all requests and of the connections that were taken over
 	hangUp   context.CancelFunc
-	stop     context.CancelFunc // ends the reaper
+	stop     context.CancelFunc // ends the reaper, if there is one
 	work     sync.WaitGroup
+
+	place string // what the sandbox is if no process can run in it, for messages; "" where processes run
 }
 
 // New starts an agent. Close ends it.
@@ -71,8 +71,9 @@ func New(c Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{log: c.Log, due: make(chan struct{}), owns: os.Getpid() == 1}
-	if a.spawner, err = proc.NewSpawner(prepare...); err != nil {
+	a := &Agent{log: c.Log, owns: os.Getpid() == 1}
+	spawner, err := proc.NewSpawner(prepare...)
+	if err != nil {
 		return nil, fmt.Errorf("prepare to start processes: %w", err)
 	}
 	if c.Adopt && os.Getpid() != 1 {
@@ -80,23 +81,29 @@ func New(c Config) (*Agent, error) {
 			c.Log.Warn("orphans of this sandbox go to the host's init", "error", err)
 		}
 	}
-	a.session = account.NewSession(account.Open("/"), !a.owns)
-	a.reaper = proc.NewReaper(c.Adopt, c.Log)
 	mark := map[string]string{}
 	if c.Mark != "" {
 		mark["FIREBREAK_SANDBOX_ID"] = c.Mark
 	}
-	a.procs = proc.New(proc.Config{Session: a.session, Reaper: a.reaper, Spawner: a.spawner, Mark: mark, Ring: c.Ring, Log: c.Log})
-	a.files = files.New(a.session, files.Host{}, c.Log)
-	place := code.NewProcesses(a.session, a.procs, c.Log)
-	a.code, a.codePort = code.New(code.Config{Session: a.session, Place: place, Stat: os.Stat}), newHanded()
+	session, reaper := account.NewSession(account.Open("/"), !a.owns), proc.NewReaper(c.Adopt, c.Log)
+	linux := proc.NewLinux(proc.Linux{Session: session, Reaper: reaper, Spawner: spawner, Mark: mark, Log: c.Log})
+	a.measure = new(sampler).machine
+	ctx, stop := context.WithCancel(context.Background())
+	a.stop = func() { spawner.Close(); stop() }
+	a.begin(session, files.Host{}, proc.Config{Launcher: linux, Ring: c.Ring}, code.NewProcesses(session, linux, c.Log))
+	a.work.Go(func() { reaper.Run(ctx) })
+	return a, nil
+}
+
+// begin makes the services of their parts, and starts what needs no request.
+func (a *Agent) begin(session *account.Session, system files.System, procs proc.Config, place code.Place) {
+	procs.Session, procs.Log = session, a.log
+	a.session, a.procs, a.files = session, proc.New(procs), files.New(session, system, a.log)
+	a.code, a.codePort = code.New(code.Config{Session: session, Place: place, Stat: system.Stat}), NewListener()
+	a.due = make(chan struct{})
 	a.handler = a.routes()
 	a.live, a.hangUp = context.WithCancel(context.Background())
-	ctx, stop := context.WithCancel(context.Background())
-	a.stop = stop
-	a.work.Go(func() { a.reaper.Run(ctx) })
 	a.work.Go(a.serveCode)
-	return a, nil
 }
 
 // prepare lists what the thread that starts processes is to be deprived of.
@@ -215,7 +222,6 @@ func (a *Agent) Close() {
 	a.files.Close()
 	a.code.Close()
 	a.procs.Close()
-	a.spawner.Close()
 	a.stop()
 	a.work.Wait()
 }

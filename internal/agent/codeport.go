@@ -6,48 +6,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 )
-
-// handed is a listener whose connections were taken over from another server: those to the code interpreter's port.
-// Nothing in the sandbox can connect to it.
-type handed struct {
-	conns chan net.Conn
-	once  sync.Once
-	done  chan struct{}
-}
-
-func newHanded() *handed { return &handed{conns: make(chan net.Conn), done: make(chan struct{})} }
-
-// give hands a connection in; on false it is still the caller's.
-func (h *handed) give(c net.Conn) bool {
-	select {
-	case h.conns <- c:
-		return true
-	case <-h.done:
-		return false
-	}
-}
-
-// Accept implements net.Listener.
-func (h *handed) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.conns:
-		return c, nil
-	case <-h.done:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close implements net.Listener.
-func (h *handed) Close() error {
-	h.once.Do(func() { close(h.done) })
-	return nil
-}
-
-// Addr implements net.Listener.
-func (h *handed) Addr() net.Addr { return &net.UnixAddr{Name: "code", Net: "unix"} }
 
 // takenOver is a hijacked connection: what was read ahead of it comes first.
 type takenOver struct {

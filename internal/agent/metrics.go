@@ -37,19 +37,25 @@ type sampler struct {
 }
 
 func (a *Agent) serveMetrics(w http.ResponseWriter, _ *http.Request) {
-	m := metrics{Timestamp: time.Now().Unix(), CPUs: runtime.NumCPU(), CPUUsed: a.metrics.sample()}
+	m := a.measure()
+	m.Timestamp, m.MemTotalMiB, m.MemUsedMiB = time.Now().Unix(), m.MemTotal>>20, m.MemUsed>>20
+	files.JSON(w, http.StatusOK, m)
+}
+
+// machine is what is taken of the machine that the agent runs on.
+func (s *sampler) machine() metrics {
+	m := metrics{CPUs: runtime.NumCPU(), CPUUsed: s.sample()}
 	info := keyed("/proc/meminfo")
 	m.MemTotal = info["MemTotal:"] << 10
 	m.MemCache = (info["Cached:"] + info["Buffers:"]) << 10
 	m.MemUsed = m.MemTotal - min(m.MemTotal, info["MemFree:"]<<10+m.MemCache)
 	m.narrow()
-	m.MemTotalMiB, m.MemUsedMiB = m.MemTotal>>20, m.MemUsed>>20
 	var disk unix.Statfs_t
 	if unix.Statfs("/", &disk) == nil {
 		m.DiskTotal = disk.Blocks * uint64(disk.Bsize)
 		m.DiskUsed = (disk.Blocks - min(disk.Blocks, disk.Bfree)) * uint64(disk.Bsize)
 	}
-	files.JSON(w, http.StatusOK, m)
+	return m
 }
 
 // narrow replaces the host's memory by the sandbox's own where its cgroup is visible, version 2 or 1.

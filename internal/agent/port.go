@@ -33,6 +33,10 @@ func (a *Agent) servePort(w http.ResponseWriter, r *http.Request) {
 		a.handCode(w)
 		return
 	}
+	if a.place != "" {
+		files.Error(w, http.StatusNotImplemented, fmt.Errorf("port %d is not open: nothing in %s can listen; only the code interpreter answers, at %d", port, a.place, code.Port))
+		return
+	}
 	inside, err := a.dialPort(r, strconv.FormatUint(port, 10))
 	if err != nil {
 		files.Error(w, http.StatusBadGateway, fmt.Errorf("port %d is not open: %w", port, err))
@@ -73,8 +77,8 @@ func takeOver(w http.ResponseWriter) (net.Conn, *bufio.Reader, error) {
 
 // handCode hands the connection to the code interpreter.
 func (a *Agent) handCode(w http.ResponseWriter) {
-	if conn, buffered, err := takeOver(w); err == nil && !a.codePort.give(takenOver{conn, buffered}) {
-		_ = conn.Close()
+	if conn, buffered, err := takeOver(w); err == nil {
+		_ = a.codePort.give(a.live, takenOver{conn, buffered}) // closed: the agent ends
 	}
 }
 

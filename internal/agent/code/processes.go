@@ -17,7 +17,7 @@ import (
 // Processes is the place of interpreters that are programs of the sandbox. Its kernels are processes that work for the
 // agent.
 type Processes struct {
-	procs *proc.Manager
+	linux *proc.Linux
 	users *account.Session
 	log   *slog.Logger
 
@@ -26,9 +26,9 @@ type Processes struct {
 	work   sync.WaitGroup // of the kernels
 }
 
-// NewProcesses returns a place for kernels among the processes of procs.
-func NewProcesses(users *account.Session, procs *proc.Manager, log *slog.Logger) *Processes {
-	return &Processes{procs: procs, users: users, log: log}
+// NewProcesses returns a place for kernels among the processes of the machine.
+func NewProcesses(users *account.Session, linux *proc.Linux, log *slog.Logger) *Processes {
+	return &Processes{linux: linux, users: users, log: log}
 }
 
 var _ Place = (*Processes)(nil)
@@ -46,7 +46,7 @@ func (p *Processes) Offers(which Language) bool {
 	if err != nil || err2 != nil {
 		return false
 	}
-	_, err = p.procs.LookPath(user, l.programs...)
+	_, err = p.linux.LookPath(user, l.programs...)
 	return err == nil
 }
 
@@ -64,7 +64,7 @@ func (p *Processes) Start(o Options) (Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	program, err := p.procs.LookPath(o.User, l.programs...)
+	program, err := p.linux.LookPath(o.User, l.programs...)
 	if err != nil {
 		return nil, fail(http.StatusBadRequest, "%s cannot be run here: %w", l.name, err)
 	}
@@ -73,7 +73,7 @@ func (p *Processes) Start(o Options) (Kernel, error) {
 	if p.closed {
 		return nil, fail(http.StatusServiceUnavailable, "the sandbox ends")
 	}
-	child, err := p.procs.Spawn(o.User, &processv1.ProcessConfig{Cmd: program, Args: l.args, Cwd: &o.Dir}, l.channels)
+	child, err := p.linux.Spawn(o.User, &processv1.ProcessConfig{Cmd: program, Args: l.args, Cwd: &o.Dir}, l.channels)
 	if err != nil {
 		return nil, startError(l, err)
 	}

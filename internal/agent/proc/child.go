@@ -22,10 +22,10 @@ type Child struct {
 	Requests       *os.File // what it reads as the descriptor that Spawn was told, from the agent
 	Answers        *os.File // what it writes to the other one
 
-	manager *Manager
-	pid     int
-	exited  chan struct{}
-	status  unix.WaitStatus // valid once exited is closed
+	linux  *Linux
+	pid    int
+	exited chan struct{}
+	status unix.WaitStatus // valid once exited is closed
 }
 
 // Channels are the child's descriptors for Requests and Answers: any of 0 to 4 that are not 1, 2 or each other. Without a
@@ -33,12 +33,12 @@ type Child struct {
 type Channels struct{ Requests, Answers int }
 
 // Spawn starts a child. Whoever starts it closes it.
-func (m *Manager) Spawn(u account.User, config *processv1.ProcessConfig, ch Channels) (c *Child, err error) {
-	prep, err := m.prepare(u, config)
+func (l *Linux) Spawn(u account.User, config *processv1.ProcessConfig, ch Channels) (c *Child, err error) {
+	prep, err := l.prepare(u, config)
 	if err != nil {
 		return nil, err
 	}
-	c = &Child{manager: m, exited: make(chan struct{})}
+	c = &Child{linux: l, exited: make(chan struct{})}
 	theirs := []int{-1, -1, -1, -1, -1}
 	defer func() {
 		closeAll(theirs)
@@ -49,26 +49,12 @@ func (m *Manager) Spawn(u account.User, config *processv1.ProcessConfig, ch Chan
 	if err := c.open(theirs, ch); err != nil {
 		return nil, connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("open input and output: %w", err))
 	}
-	attr := &syscall.ProcAttr{Dir: prep.dir, Env: prep.env,
-		Sys: &syscall.SysProcAttr{Setsid: true, Credential: m.Session.Credential(u)}}
-	for _, fd := range theirs {
-		attr.Files = append(attr.Files, uintptr(fd)) // -1: closed in the child
-	}
-	m.Spawner.Do(func() {
-		_, err = m.Reaper.Start(func() (int, error) {
-			pid, err := syscall.ForkExec(prep.file, prep.argv, attr)
-			if err == nil {
-				c.pid = pid
-				m.exposeToOOM(pid, u)
-			}
-			return pid, err
-		}, func(status unix.WaitStatus) {
-			c.status = status
-			close(c.exited)
-		})
+	err = l.fork(u, prep, &syscall.SysProcAttr{Setsid: true}, theirs, func(pid int) { c.pid = pid }, func(status unix.WaitStatus) {
+		c.status = status
+		close(c.exited)
 	})
 	if err != nil {
-		return nil, startError(prep.file, err)
+		return nil, err
 	}
 	return c, nil
 }
@@ -102,7 +88,7 @@ func (c *Child) closeFiles() {
 func (c *Child) PID() int { return c.pid }
 
 // Signal sends sig to the child and to those of its own children that stayed in its group.
-func (c *Child) Signal(sig unix.Signal) error { return c.manager.Reaper.Signal(c.pid, sig) }
+func (c *Child) Signal(sig unix.Signal) error { return c.linux.Signal(c.pid, sig) }
 
 // Exited is closed once the child was reaped.
 func (c *Child) Exited() <-chan struct{} { return c.exited }
@@ -128,13 +114,13 @@ func (c *Child) Close() {
 }
 
 // LookPath finds the first of the programs that is installed, as u would.
-func (m *Manager) LookPath(u account.User, names ...string) (string, error) {
-	env, err := environ(u, m.Session.Defaults().Envs, nil, nil)
+func (l *Linux) LookPath(u account.User, names ...string) (string, error) {
+	env, err := l.environ(u, nil)
 	if err != nil {
 		return "", err
 	}
 	var path string
-	err = m.Session.Do(u, func() (err error) {
+	err = l.Session.Do(u, func() (err error) {
 		for _, name := range names {
 			if path, err = lookPath(name, "/", env["PATH"]); err == nil {
 				return nil

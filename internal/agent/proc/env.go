@@ -14,17 +14,13 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/agent/account"
 )
 
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+// DefaultPath is where programs are looked for if nobody says.
+const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// environ is the whole environment of a process: a base of four, then the sandbox's, then the request's. Of mark,
-// which finds the processes of a sandbox again, nobody can rid himself.
-func environ(u account.User, sandbox, request, mark map[string]string) (map[string]string, error) {
-	path := os.Getenv("PATH")
-	if path == "" {
-		path = defaultPath
-	}
+// Environ is the whole environment of a process: a base of four, then the layers, each of which wins over those before.
+func Environ(u account.User, path string, layers ...map[string]string) (map[string]string, error) {
 	env := map[string]string{"PATH": path, "HOME": u.Home, "USER": u.Name, "LOGNAME": u.Name}
-	for _, layer := range []map[string]string{sandbox, request, mark} {
+	for _, layer := range layers {
 		for k, v := range layer {
 			if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(v, "\x00") {
 				return nil, fmt.Errorf("environment variable %q is not one", k)

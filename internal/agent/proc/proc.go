@@ -6,10 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -31,20 +28,34 @@ const (
 
 // Config is what a Manager needs.
 type Config struct {
-	Session *account.Session
-	Reaper  *Reaper
-	Spawner *Spawner
-	Mark    map[string]string // environment that every process gets
-	Ring    int               // bytes of output kept per stream; a power of two, 0 for 1 MiB
-	Budget  int64             // bytes of output kept in all; 0 for 64 MiB
-	Log     *slog.Logger
+	Session  *account.Session
+	Launcher Launcher
+	Ring     int   // bytes of output kept per stream; a power of two, 0 for 1 MiB
+	Budget   int64 // bytes of output kept in all; 0 for 64 MiB
+	Log      *slog.Logger
 }
+
+// Launcher starts what a Manager manages: processes of the machine (Linux), or programs that are functions of the agent's
+// own process. All methods may be called concurrently.
+type Launcher interface {
+	// Prepare looks at what is asked for, before anything is opened for it. Errors are Connect's.
+	Prepare(u account.User, req *processv1.StartRequest) (Launch, error)
+	// Signal sends sig to a process and what belongs to it. unix.ESRCH if it has ended.
+	Signal(pid int, sig unix.Signal) error
+	// SignalAll sends sig to all there are, and reports whether there was anybody.
+	SignalAll(sig unix.Signal) bool
+	// Wait returns once nobody is left whom SignalAll would reach, or with ctx's error.
+	Wait(ctx context.Context) error
+}
+
+// Launch starts what was prepared, once. The descriptors are to be its 0, 1 and 2, and are Launch's to close. Started is
+// called with the new pid before it can end, ended once when it has.
+type Launch func(fds []int, started func(pid int), ended func(unix.WaitStatus)) error
 
 // Manager knows all processes that were started through it.
 type Manager struct {
 	Config
 	budget *Budget
-	oom    []byte // what children's oom_score_adj becomes; nil to leave it
 
 	mu    sync.Mutex
 	live  map[int]*Process
@@ -62,19 +73,9 @@ func New(c Config) *Manager {
 		c.Budget = 64 << 20
 	}
 	return &Manager{
-		Config: c, budget: NewBudget(c.Budget), oom: childrenOOM(),
+		Config: c, budget: NewBudget(c.Budget),
 		live: map[int]*Process{}, open: map[*Process]struct{}{},
 	}
-}
-
-// childrenOOM makes children likelier victims than the agent when memory runs out: it must live to tell what happened.
-func childrenOOM() []byte {
-	text, err := os.ReadFile("/proc/self/oom_score_adj")
-	own, err2 := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || err2 != nil {
-		return nil
-	}
-	return strconv.AppendInt(nil, int64(min(own+500, 1000)), 10)
 }
 
 // Start starts a process and a reader of its output from the first byte on. The process outlives ctx; at deadline,
@@ -89,7 +90,7 @@ func (m *Manager) Start(
 		manager: m, user: user, config: req.GetProcess(), tag: req.Tag, output: newOutput(m.Ring, m.budget),
 		input: make(chan struct{}, 1), exited: make(chan struct{}), ended: make(chan struct{}),
 	}
-	prepared, err := m.prepare(user, req.GetProcess())
+	launch, err := m.Launcher.Prepare(user, req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -97,50 +98,12 @@ func (m *Manager) Start(
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := p.start(prepared, req); err != nil {
+	if err := p.start(launch, req); err != nil {
 		reader.Close()
 		return nil, nil, err
 	}
 	m.work.Go(func() { p.supervise(deadline) })
 	return p, reader, nil
-}
-
-// prepared is what a process needs before its fork.
-type prepared struct {
-	file, dir string
-	argv, env []string
-}
-
-func (m *Manager) prepare(u account.User, c *processv1.ProcessConfig) (*prepared, error) {
-	invalid := func(err error) error { return connect.NewError(connect.CodeInvalidArgument, err) }
-	for _, arg := range c.GetArgs() {
-		if strings.Contains(arg, "\x00") {
-			return nil, invalid(fmt.Errorf("argument %q holds a zero byte", arg))
-		}
-	}
-	if strings.Contains(c.GetCwd(), "\x00") {
-		return nil, invalid(fmt.Errorf("cwd %q holds a zero byte", c.GetCwd()))
-	}
-	env, err := environ(u, m.Session.Defaults().Envs, c.GetEnvs(), m.Mark)
-	if err != nil {
-		return nil, invalid(err)
-	}
-	p := &prepared{argv: append([]string{c.GetCmd()}, c.GetArgs()...), env: environList(env), dir: m.Session.Path(u, c.GetCwd())}
-	err = m.Session.Do(u, func() error {
-		err := checkDir(p.dir)
-		if err != nil && c.Cwd != nil {
-			return err
-		}
-		if err != nil {
-			p.dir = "/" // an account without a home of its own, and nobody asked for a directory
-		}
-		p.file, err = lookPath(c.GetCmd(), p.dir, env["PATH"])
-		return err
-	})
-	if err != nil {
-		return nil, invalid(err)
-	}
-	return p, nil
 }
 
 // List returns the processes that run.
@@ -226,15 +189,15 @@ func (m *Manager) forget(p *Process) {
 func (m *Manager) Stop(sig unix.Signal, grace time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
-	m.Reaper.SignalAll(sig)
-	m.Reaper.SignalAll(unix.SIGCONT) // a stopped process does not see the other one
-	if m.Reaper.Wait(ctx) == nil {
+	m.Launcher.SignalAll(sig)
+	m.Launcher.SignalAll(unix.SIGCONT) // a stopped process does not see the other one
+	if m.Launcher.Wait(ctx) == nil {
 		return
 	}
-	m.Reaper.SignalAll(unix.SIGKILL)
+	m.Launcher.SignalAll(unix.SIGKILL)
 	ctx, cancel = context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if m.Reaper.Wait(ctx) != nil {
+	if m.Launcher.Wait(ctx) != nil {
 		m.Log.Warn("processes survive SIGKILL; leaving them to the kernel")
 	}
 }

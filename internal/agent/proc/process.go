@@ -7,7 +7,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"connectrpc.com/connect"
@@ -40,69 +39,31 @@ type Process struct {
 
 func (p *Process) isMain() bool { return p.tag != nil && *p.tag == tagMain }
 
-// start forks. On error nothing is left.
-func (p *Process) start(prep *prepared, req *processv1.StartRequest) (err error) {
-	sys := &syscall.SysProcAttr{Setsid: true, Credential: p.manager.Session.Credential(p.user)}
+// start starts the process. On error nothing is left.
+func (p *Process) start(launch Launch, req *processv1.StartRequest) (err error) {
 	var theirs []int // the child's ends, by its descriptor
-	defer func() {
-		closeAll(theirs)
-		if err != nil {
-			p.close()
-		}
-	}()
 	if req.GetPty() != nil {
-		sys.Setctty = true // of descriptor 0
 		theirs, err = p.openTerminal(req.GetPty().GetSize())
 	} else {
 		theirs, err = p.openPipes(req.Stdin == nil || req.GetStdin())
 	}
 	if err != nil {
+		closeAll(theirs)
+		p.close()
 		return connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("open input and output: %w", err))
 	}
-	attr := &syscall.ProcAttr{Dir: prep.dir, Env: prep.env, Sys: sys}
-	for _, fd := range theirs {
-		attr.Files = append(attr.Files, uintptr(fd))
-	}
 	p.born = time.Now()
-	p.manager.Spawner.Do(func() {
-		_, err = p.manager.Reaper.Start(func() (int, error) {
-			pid, err := syscall.ForkExec(prep.file, prep.argv, attr)
-			if err == nil {
-				p.pid = pid
-				p.manager.add(p) // before it can end
-				p.manager.exposeToOOM(pid, p.user)
-			}
-			return pid, err
-		}, func(status unix.WaitStatus) {
-			p.status = status
-			close(p.exited)
-		})
+	err = launch(theirs, func(pid int) {
+		p.pid = pid
+		p.manager.add(p) // before it can end
+	}, func(status unix.WaitStatus) {
+		p.status = status
+		close(p.exited)
 	})
 	if err != nil {
-		return startError(prep.file, err)
+		p.close()
 	}
-	return nil
-}
-
-// exposeToOOM is best effort: /proc may be read-only, and the child's file belongs to its user.
-func (m *Manager) exposeToOOM(pid int, u account.User) {
-	if m.oom == nil {
-		return
-	}
-	name := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
-	write := func() error { // os.WriteFile makes nine system calls of these three
-		fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		_, err = unix.Write(fd, m.oom)
-		return errors.Join(err, unix.Close(fd))
-	}
-	if errors.Is(write(), os.ErrPermission) {
-		if err := m.Session.Do(u, write); err != nil {
-			m.Log.Debug("raise oom_score_adj", "pid", pid, "error", err)
-		}
-	}
+	return err
 }
 
 // openPipes returns the child's descriptors 0, 1 and 2. Only our ends are non-blocking: programs do not expect it.
@@ -207,7 +168,7 @@ func (p *Process) supervise(deadline time.Time) {
 	if !deadline.IsZero() {
 		timer := time.AfterFunc(time.Until(deadline), func() {
 			p.expired.Store(true)
-			_ = p.manager.Reaper.Signal(p.pid, unix.SIGKILL) // ESRCH: it was faster
+			_ = p.manager.Launcher.Signal(p.pid, unix.SIGKILL) // ESRCH: it was faster
 		})
 		defer timer.Stop()
 	}

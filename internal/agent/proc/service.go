@@ -218,7 +218,7 @@ func (s Service) SendSignal(_ context.Context, req *request[processv1.SendSignal
 	if _, known := processv1.Signal_name[int32(sig)]; !known || sig == processv1.Signal_SIGNAL_UNSPECIFIED {
 		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("no such signal"))
 	}
-	err = s.manager.Reaper.Signal(p.pid, unix.Signal(sig))
+	err = s.manager.Launcher.Signal(p.pid, unix.Signal(sig))
 	if errors.Is(err, unix.ESRCH) {
 		return nil, connect.NewError(connect.CodeNotFound, errors.New("process has ended"))
 	}

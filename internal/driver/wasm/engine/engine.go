@@ -273,7 +273,7 @@ func (m *Module) link(ctx context.Context) error {
 			}
 			continue
 		}
-		if module == meter.Module {
+		if module == meter.Module || module == Host {
 			continue
 		}
 		if strangers[module] == nil {
@@ -284,7 +284,7 @@ func (m *Module) link(ctx context.Context) error {
 		})
 		strangers[module].NewFunctionBuilder().WithGoFunction(trap, f.ParamTypes(), f.ResultTypes()).Export(name)
 	}
-	if err := offerTick(ctx, m.runtime); err != nil {
+	if err := errors.Join(offerTick(ctx, m.runtime), offerHost(ctx, m.runtime)); err != nil {
 		return err
 	}
 	for _, b := range strangers {

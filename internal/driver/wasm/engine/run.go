@@ -31,10 +31,11 @@ type Config struct {
 	Stdout io.Writer
 	Stderr io.Writer
 	Files  []Mount
-	Memory *Memory // DefaultMemory of its own if nil
-	Fuel   int64   // instructions, about, after which the run is ended; the same each time; 0: as many as it likes
-	Output int64   // bytes of stdout and stderr together, after which the run is ended; 0: as many as it likes
-	Fixed  *Fixed  // nil: the clocks and the randomness of the world
+	Memory *Memory          // DefaultMemory of its own if nil
+	Fuel   int64            // instructions, about, after which the run is ended; the same each time; 0: as many as it likes
+	Output int64            // bytes of stdout and stderr together, after which the run is ended; 0: as many as it likes
+	Given  map[string]Given // what of Host's functions it may call; none of them if it is not here
+	Fixed  *Fixed           // nil: the clocks and the randomness of the world
 }
 
 // DefaultMemory is what a run has that is given none, in bytes.
@@ -84,6 +85,7 @@ type Instance struct {
 	module api.Module
 	memory *linear
 	fuel   fuel
+	given  map[string]Given
 	wall   func() (seconds int64, nanoseconds int32)
 	nano   func() int64
 	sleep  func(nanoseconds int64)
@@ -105,7 +107,7 @@ func (m *Module) Instantiate(ctx context.Context, c Config) (*Instance, error) {
 		c.Memory.denied.Add(1)
 		return nil, ErrMemory
 	}
-	i := &Instance{memory: &linear{quota: c.Memory}, fuel: fuel{limit: c.Fuel, given: slice}}
+	i := &Instance{memory: &linear{quota: c.Memory}, fuel: fuel{limit: c.Fuel, given: slice}, given: c.Given}
 	i.ended, i.end = context.WithCancelCause(context.Background())
 	conf, err := i.configure(c)
 	if err != nil {
@@ -216,8 +218,17 @@ func (i *Instance) Call(ctx context.Context, name string, params ...uint64) (res
 	if want := len(f.Definition().ParamTypes()); want != len(params) {
 		return nil, invalid("its function %s takes %d parameters, not %d", name, want, len(params))
 	}
+	err = i.within(ctx, func(run context.Context) error {
+		results, err = f.Call(run, params...)
+		return err
+	})
+	return results, err
+}
+
+// within runs something in the instance until it is done, ctx ends or the instance is ended.
+func (i *Instance) within(ctx context.Context, do func(run context.Context) error) error {
 	if !i.begin() {
-		return nil, context.Cause(i.ended)
+		return context.Cause(i.ended)
 	}
 	defer i.calls.Done()
 	run, cancel := context.WithCancelCause(ctx)
@@ -225,15 +236,11 @@ func (i *Instance) Call(ctx context.Context, name string, params ...uint64) (res
 	stopEnd := context.AfterFunc(i.ended, func() { cancel(context.Cause(i.ended)) })
 	defer stopEnd()
 	stopRun := context.AfterFunc(run, func() { i.end(context.Cause(run)) }) // a sleep ends, too
-	err = protect(func() (err error) {
-		results, err = f.Call(i.bind(run), params...)
-		return err
-	})
-	stopRun()
-	if err == nil {
-		return results, nil
+	defer stopRun()
+	if err := protect(func() error { return do(i.bind(run)) }); err != nil {
+		return i.reason(run, err)
 	}
-	return nil, i.reason(run, err)
+	return nil
 }
 
 // reason is the error that says why a run ended.

@@ -274,6 +274,6 @@ func (q *queue) Read(p []byte) (int, error) {
 }
 
 // streams are what the program finds in /dev/kernel.
-func (k *kernel) streams() engine.Mount {
-	return engine.Mount{At: "/dev/kernel", Files: engine.Pipes(map[string]io.Reader{"requests": k.requests}, map[string]io.Writer{"answers": k.answers()})}
+func (k *kernel) streams(cpu *engine.CPU) engine.Mount {
+	return engine.Mount{At: "/dev/kernel", Files: engine.Pipes(map[string]io.Reader{"requests": cpu.Waits(k.requests)}, map[string]io.Writer{"answers": k.answers()})}
 }

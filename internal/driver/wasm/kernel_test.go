@@ -115,7 +115,7 @@ func steps(language string) []step {
 func TestKernels(t *testing.T) {
 	for _, language := range []string{"python", "javascript"} {
 		t.Run(language, func(t *testing.T) {
-			p := &place{world: newWorld(t, language)}
+			p := &interpreters{world: newWorld(t, language)}
 			defer p.Close()
 			k := start(t, p)
 			for _, s := range steps(language) {
@@ -136,7 +136,7 @@ func TestKernels(t *testing.T) {
 func TestKernelEndsWithItsRun(t *testing.T) {
 	for language, endless := range map[string]string{"python": "while True: pass", "javascript": "for (;;);"} {
 		t.Run(language, func(t *testing.T) {
-			p := &place{world: newWorld(t, language)}
+			p := &interpreters{world: newWorld(t, language)}
 			defer p.Close()
 			k := start(t, p)
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
@@ -155,7 +155,7 @@ func TestKernelEndsWithItsRun(t *testing.T) {
 
 // TestHostileKernel: code that writes where the kernel writes ends its own context.
 func TestHostileKernel(t *testing.T) {
-	p := &place{world: newWorld(t, "python")}
+	p := &interpreters{world: newWorld(t, "python")}
 	defer p.Close()
 	for _, text := range []string{`99999999999`, `10\n{"type":"x"}`, `5\nhello`, `-1\n`} {
 		k := start(t, p)
@@ -167,7 +167,7 @@ func TestHostileKernel(t *testing.T) {
 	}
 }
 
-func start(t *testing.T, p *place) code.Kernel {
+func start(t *testing.T, p *interpreters) code.Kernel {
 	t.Helper()
 	l, err := p.Language("")
 	if err != nil {

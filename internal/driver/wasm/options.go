@@ -15,6 +15,7 @@ type options struct {
 	fuel    int64         // instructions of one command; 0: as many as it likes
 	output  int64         // bytes that one command may write; 0: as many as it likes
 	fixed   *engine.Fixed
+	given   map[string]engine.Given
 }
 
 // parseOptions reads what a spec says.

@@ -23,11 +23,8 @@ func (w *world) run(ctx context.Context, args, env []string, dir string, stdin i
 		return statusKilled
 	}
 	defer w.leave()
-	if w.options.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, w.options.timeout)
-		defer cancel()
-	}
+	ctx, cancel := w.limit(ctx)
+	defer cancel()
 	c := w.config(args, env, dir)
 	c.Stdin, c.Stdout, c.Stderr, c.Output = stdin, stdout, stderr, w.options.output
 	status, err := w.module.Run(ctx, c)
@@ -37,6 +34,56 @@ func (w *world) run(ctx context.Context, args, env []string, dir string, stdin i
 	status, text := w.told(err)
 	fmt.Fprintf(stderr, "%s: %s\n", args[0], text)
 	return status
+}
+
+// call calls one function of the module with what stdin has, and writes to stdout what it returns.
+func (w *world) call(ctx context.Context, function string, env []string, dir string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if err := w.enter(); err != nil {
+		fmt.Fprintf(stderr, "call: %v\n", err)
+		return statusKilled
+	}
+	defer w.leave()
+	ctx, cancel := w.limit(ctx)
+	defer cancel()
+	out, err := w.called(ctx, function, env, dir, stdin, stderr)
+	if err == nil {
+		_, err = stdout.Write(out)
+	}
+	if err == nil {
+		return 0
+	}
+	status, text := w.told(err)
+	fmt.Fprintf(stderr, "call: %s\n", text)
+	return status
+}
+
+func (w *world) called(ctx context.Context, function string, env []string, dir string, stdin io.Reader, stderr io.Writer) ([]byte, error) {
+	in, err := io.ReadAll(io.LimitReader(stdin, engine.MaxBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(in) > engine.MaxBytes {
+		return nil, fmt.Errorf("more than %d bytes are passed", int64(engine.MaxBytes))
+	}
+	c := w.config([]string{function}, env, dir)
+	c.Stdout, c.Stderr, c.Output = stderr, stderr, w.options.output
+	inst, err := w.module.Instantiate(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer inst.Close()
+	if err := inst.Initialize(ctx); err != nil {
+		return nil, err
+	}
+	return inst.CallBytes(ctx, function, in)
+}
+
+// limit bounds a run by the sandbox's time for one.
+func (w *world) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	if w.options.timeout > 0 {
+		return context.WithTimeout(ctx, w.options.timeout)
+	}
+	return context.WithCancel(ctx)
 }
 
 // told is how an error of a run is shown.

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -335,6 +336,18 @@ func (m *Module) free(ctx context.Context) error {
 
 func invalid(format string, args ...any) error {
 	return &firebreak.Error{Kind: firebreak.KindInvalid, Op: "load WebAssembly module", Err: fmt.Errorf(format, args...)}
+}
+
+// Version is that of the engine.
+func Version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range info.Deps {
+			if m.Path == "github.com/tetratelabs/wazero" {
+				return m.Version
+			}
+		}
+	}
+	return "of an unknown version"
 }
 
 // IsModule reports whether a file begins as a WebAssembly module does.

@@ -18,6 +18,9 @@ type Memory struct {
 // NewMemory allows so many bytes.
 func NewMemory(bytes int64) *Memory { return &Memory{max: bytes} }
 
+// Max is what NewMemory was given.
+func (m *Memory) Max() int64 { return m.max }
+
 // Used is how many bytes the modules that run have now: not all of it may have been touched.
 func (m *Memory) Used() int64 { return m.used.Load() }
 

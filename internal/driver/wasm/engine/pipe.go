@@ -5,9 +5,14 @@ import (
 	"io/fs"
 	"slices"
 
+	"github.com/tetratelabs/wazero/experimental/sysfs"
+
 	experimentalsys "github.com/tetratelabs/wazero/experimental/sys"
 	"github.com/tetratelabs/wazero/sys"
 )
+
+// ReadOnly gives a module a tree of which it can change nothing.
+func ReadOnly(tree fs.FS) experimentalsys.FS { return &sysfs.ReadFS{FS: &sysfs.AdaptFS{FS: tree}} }
 
 // Pipes gives a module a directory of streams: what is in sources can be read, what is in sinks can be written. A read
 // waits until there is something; whoever ends the instance must end the source, too.

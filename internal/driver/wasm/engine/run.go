@@ -31,6 +31,7 @@ type Config struct {
 	Stdout io.Writer
 	Stderr io.Writer
 	Files  []Mount
+	CPU    *CPU             // counts what the run takes; nil: nobody does
 	Memory *Memory          // DefaultMemory of its own if nil
 	Fuel   int64            // instructions, about, after which the run is ended; the same each time; 0: as many as it likes
 	Output int64            // bytes of stdout and stderr together, after which the run is ended; 0: as many as it likes
@@ -86,6 +87,7 @@ type Instance struct {
 	memory *linear
 	fuel   fuel
 	given  map[string]Given
+	cpu    *CPU
 	wall   func() (seconds int64, nanoseconds int32)
 	nano   func() int64
 	sleep  func(nanoseconds int64)
@@ -103,11 +105,14 @@ func (m *Module) Instantiate(ctx context.Context, c Config) (*Instance, error) {
 	if c.Memory == nil {
 		c.Memory = NewMemory(DefaultMemory)
 	}
+	if c.CPU == nil {
+		c.CPU = &CPU{}
+	}
 	if int64(m.facts.minPages)<<16 > c.Memory.max-c.Memory.Used() {
 		c.Memory.denied.Add(1)
 		return nil, ErrMemory
 	}
-	i := &Instance{memory: &linear{quota: c.Memory}, fuel: fuel{limit: c.Fuel, given: slice}, given: c.Given}
+	i := &Instance{memory: &linear{quota: c.Memory}, fuel: fuel{limit: c.Fuel, given: slice}, given: c.Given, cpu: c.CPU}
 	i.ended, i.end = context.WithCancelCause(context.Background())
 	conf, err := i.configure(c)
 	if err != nil {
@@ -148,7 +153,7 @@ func (i *Instance) configure(c Config) (wazero.ModuleConfig, error) {
 	}
 	conf = conf.WithStdout(limit(c.Stdout)).WithStderr(limit(c.Stderr))
 	if c.Stdin != nil {
-		conf = conf.WithStdin(c.Stdin)
+		conf = conf.WithStdin(c.CPU.Waits(c.Stdin))
 	}
 	files := wazero.NewFSConfig()
 	for _, mount := range c.Files {
@@ -191,6 +196,8 @@ func (i *Instance) wait(ns int64) {
 	if ns <= 0 {
 		return
 	}
+	i.cpu.end()
+	defer i.cpu.begin()
 	timer := time.NewTimer(time.Duration(ns))
 	defer timer.Stop()
 	select {
@@ -231,6 +238,8 @@ func (i *Instance) within(ctx context.Context, do func(run context.Context) erro
 		return context.Cause(i.ended)
 	}
 	defer i.calls.Done()
+	i.cpu.begin()
+	defer i.cpu.end()
 	run, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stopEnd := context.AfterFunc(i.ended, func() { cancel(context.Cause(i.ended)) })

@@ -20,6 +20,9 @@ type world struct {
 	command  []string // the names by which it is run
 	files    *memfs.FS
 	memory   *engine.Memory
+	cpu      engine.CPU
+	disk     int64          // bytes that the files may have
+	mounts   []engine.Mount // beside them
 	options  options
 	slots    chan struct{} // one for each program that may run at one time
 }
@@ -45,8 +48,8 @@ func environment(layers ...map[string]string) []string {
 // config is what a program is given; its streams are added.
 func (w *world) config(args, env []string, dir string) engine.Config {
 	return engine.Config{
-		Args: args, Env: env, Memory: w.memory, Fuel: w.options.fuel, Fixed: w.options.fixed,
-		Files: []engine.Mount{{At: "/", Files: engine.FilesFrom(w.files, dir)}},
+		Args: args, Env: env, Memory: w.memory, CPU: &w.cpu, Fuel: w.options.fuel, Fixed: w.options.fixed, Given: w.options.given,
+		Files: append([]engine.Mount{{At: "/", Files: engine.FilesFrom(w.files, dir)}}, w.mounts...),
 	}
 }
 
@@ -62,30 +65,30 @@ func (w *world) enter() error {
 
 func (w *world) leave() { <-w.slots }
 
-// place is where the code of a sandbox runs.
-type place struct {
+// interpreters is where the code of a sandbox runs.
+type interpreters struct {
 	*world
 	mu     sync.Mutex
 	closed bool
 	work   sync.WaitGroup
 }
 
-var _ code.Place = (*place)(nil)
+var _ code.Place = (*interpreters)(nil)
 
 // Language implements code.Place.
-func (p *place) Language(name string) (code.Language, error) {
+func (p *interpreters) Language(name string) (code.Language, error) {
 	l, err := find(p.language, name)
 	return code.Language{Name: l.name}, err
 }
 
 // Offers implements code.Place.
-func (p *place) Offers(l code.Language) bool {
+func (p *interpreters) Offers(l code.Language) bool {
 	_, err := find(p.language, l.Name)
 	return err == nil
 }
 
 // Close implements code.Place.
-func (p *place) Close() {
+func (p *interpreters) Close() {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
@@ -93,7 +96,7 @@ func (p *place) Close() {
 }
 
 // Start implements code.Place.
-func (p *place) Start(o code.Options) (code.Kernel, error) {
+func (p *interpreters) Start(o code.Options) (code.Kernel, error) {
 	l, err := find(p.language, o.Language.Name)
 	if err != nil {
 		return nil, err
@@ -120,7 +123,7 @@ func (p *place) Start(o code.Options) (code.Kernel, error) {
 	c := p.config(append([]string{l.program}, l.args...), environment(p.base(o.User.Home), o.Env, map[string]string{"PWD": o.Dir}), o.Dir)
 	c.Fuel = 0 // of one command: a context lives on
 	c.Stdout, c.Stderr = k.stream(0), k.stream(1)
-	c.Files = append(c.Files, k.streams())
+	c.Files = append(c.Files, k.streams(&p.cpu))
 	p.work.Go(func() {
 		defer p.leave()
 		defer stop()

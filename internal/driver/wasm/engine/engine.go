@@ -38,6 +38,9 @@ type Engine struct {
 	disk *disk
 	// compiling has room for one: two compilers would take the memory of two.
 	compiling chan struct{}
+	making    sync.WaitGroup  // modules
+	alive     context.Context // until Close
+	stop      context.CancelFunc
 
 	mu     sync.Mutex
 	loaded map[string]*Module // by digest
@@ -56,14 +59,20 @@ type known struct {
 
 // New makes an engine that keeps what it compiles below dir, which is made when it is needed.
 func New(dir string) *Engine {
-	return &Engine{disk: &disk{dir: dir}, compiling: make(chan struct{}, 1), loaded: map[string]*Module{}, idle: list.New(), known: map[string]known{}}
+	e := &Engine{disk: &disk{dir: dir}, compiling: make(chan struct{}, 1), loaded: map[string]*Module{}, idle: list.New(), known: map[string]known{}}
+	e.alive, e.stop = context.WithCancel(context.Background())
+	return e
 }
 
-// Close frees all modules. Nothing may run any more.
+// Close ends what is compiled and frees all modules. Nothing may run any more.
 func (e *Engine) Close(ctx context.Context) error {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	e.closed = true
+	e.mu.Unlock()
+	e.stop()
+	e.making.Wait()
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	var errs []error
 	for digest, m := range e.loaded {
 		delete(e.loaded, digest)
@@ -152,6 +161,7 @@ func (e *Engine) load(ctx context.Context, digest string, read func() ([]byte, e
 	m := e.loaded[digest]
 	mine := m == nil
 	if mine {
+		e.making.Add(1)
 		m = &Module{engine: e, digest: digest, ready: make(chan struct{})}
 		e.loaded[digest] = m
 	}
@@ -163,7 +173,7 @@ func (e *Engine) load(ctx context.Context, digest string, read func() ([]byte, e
 	e.mu.Unlock()
 	if mine {
 		// Not ended with the first who asked: others wait for it, too.
-		go m.make(context.WithoutCancel(ctx), read)
+		go m.make(e.alive, read)
 	}
 	select {
 	case <-m.ready:
@@ -181,8 +191,9 @@ func (e *Engine) load(ctx context.Context, digest string, read func() ([]byte, e
 
 // make compiles m, or reads what was compiled before.
 func (m *Module) make(ctx context.Context, read func() ([]byte, error)) {
-	defer close(m.ready)
 	e := m.engine
+	defer e.making.Done()
+	defer close(m.ready)
 	e.compiling <- struct{}{}
 	defer func() { <-e.compiling }()
 	ctx, cancel := context.WithTimeout(ctx, compileTime)

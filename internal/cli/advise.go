@@ -22,8 +22,9 @@ const statusNo = 1
 
 type adviseFlags struct {
 	workloadFlags
-	timeout       durationFlag
-	json, explain bool
+	timeout        durationFlag
+	template, lang string
+	json, explain  bool
 }
 
 func (a *app) adviseCommand() *cobra.Command {
@@ -40,6 +41,10 @@ The exit status is 0 if something was chosen and 1 if nothing may be.`,
 	}
 	f.add(cmd)
 	cmd.Flags().Var(&f.timeout, "timeout", "the sandbox would be destroyed after this `time`, like 30s or 5m")
+	cmd.Flags().StringVar(&f.template, "template", "", "the sandbox would start from this `template` (default host, or the language's)")
+	cmd.Flags().StringVar(&f.lang, "lang", "", "the code is written in this `language`")
+	complete(cmd, "lang", languageNames())
+	_ = cmd.RegisterFlagCompletionFunc("template", a.completeTemplates) // fails only for a flag that does not exist
 	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
 	cmd.Flags().BoolVar(&f.explain, "explain", false, "print every rule, every duty and why not the others")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -58,7 +63,11 @@ The exit status is 0 if something was chosen and 1 if nothing may be.`,
 }
 
 func (a *app) advise(ctx context.Context, f *adviseFlags, workload *firebreakv1.Workload) error {
-	req := &firebreakv1.AdviseRequest{Workload: workload, Driver: f.isolation, AcceptWeaker: f.acceptWeaker}
+	req := &firebreakv1.AdviseRequest{Workload: workload, Driver: f.isolation, AcceptWeaker: f.acceptWeaker,
+		Template: f.template, Language: f.lang}
+	if l := languageByName(f.lang); f.lang != "" && l != nil {
+		req.Language = l.names[0]
+	}
 	if f.timeout > 0 {
 		req.TimeLimit = durationpb.New(time.Duration(f.timeout))
 	}

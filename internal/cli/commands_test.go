@@ -115,7 +115,7 @@ func TestTemplates(t *testing.T) {
 	run{s: newServer(t)}.do(t, "run", "--template", "./none", "--", "true").wantError(t, 125, "none: no such file")
 
 	s := newServer(t)
-	run{s: s}.do(t, "template", "ls").want(t, 0, "NAME  DIGEST        SIZE   AGE  SOURCE\nhost                -      -\nbase  0123456789ab  3 MiB  -\n", "")
+	run{s: s}.do(t, "template", "ls").want(t, 0, "NAME  FORM  DIGEST        SIZE   AGE  SOURCE\nhost  root                -      -\nbase  root  0123456789ab  3 MiB  -\n", "")
 	run{s: s}.do(t, "template", "ls", "-q").want(t, 0, "host\nbase\n", "")
 	run{s: s}.do(t, "template", "rm", "base").want(t, 0, "base\n", "")
 	run{s: s}.do(t, "template", "rm", "bse").wantError(t, 125, "template rm: ", "did you mean base?")

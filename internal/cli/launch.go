@@ -29,6 +29,7 @@ type launch struct {
 	create  *firebreakv1.CreateSandboxRequest
 	program program
 	script  *script
+	module  string // path of the WebAssembly module that is run, as the server understands it
 	sandbox *firebreakv1.Sandbox
 	report  runReport
 }
@@ -69,9 +70,18 @@ func (l *launch) prepare(cmd *cobra.Command, args []string) (err error) {
 	}
 	l.program.tag, l.program.command = mainTag, args
 	if cmd.ArgsLenAtDash() != 0 {
-		if l.script, err = findScript(args[0], f.lang, a.in); err != nil {
+		if l.module, err = a.findModule(args[0]); err == nil && l.module == "" {
+			l.script, err = findScript(args[0], f.lang, a.in)
+		}
+		if err != nil {
 			return err
 		}
+	}
+	if l.script != nil && f.template == "" {
+		l.create.Language = l.script.language
+	}
+	if l.module != "" {
+		l.program.command = append([]string{programOf(args[0])}, args[1:]...)
 	}
 	if f.lang != "" && l.script == nil {
 		return invalid("", fmt.Errorf("--lang is for scripts, and %s is none here", args[0]), "leave --lang out")
@@ -110,6 +120,9 @@ func (l *launch) run(ctx context.Context) error {
 	}
 	if d := l.sandbox.GetDecision(); d != nil && l.flags.verbose {
 		l.app.say(plain, "%s", chosen(d))
+		for _, text := range toSetUp(d) {
+			l.app.say(plain, "%s", text)
+		}
 	}
 	if l.flags.detach {
 		return l.detach(ctx)

@@ -60,6 +60,7 @@ type runFlags struct {
 	memory, disk                  sizeFlag
 	pids                          int64
 	volumes, outputs, metadata    []string
+	options                       []string
 	detach, remove, json, verbose bool
 }
 
@@ -68,13 +69,14 @@ func (f *runFlags) add(cmd *cobra.Command) {
 	flags.SetInterspersed(false) // what follows the program is the program's
 	f.processFlags.add(flags)
 	f.workloadFlags.add(cmd)
-	flags.StringVar(&f.template, "template", "", "`template`, registry reference or path to start from (default host)")
+	flags.StringVar(&f.template, "template", "", "`template`, registry reference or path to start from (default host, or the language's)")
 	flags.Float64Var(&f.cpus, "cpus", 0, "processors, fractions allowed")
 	flags.Var(&f.memory, "memory", "memory of all its programs together, like 512m or 1g")
 	flags.Var(&f.disk, "disk", "what it may write to its file system, like 1g")
 	flags.Int64Var(&f.pids, "pids", 0, "processes and threads")
 	flags.StringArrayVar(&f.volumes, "volume", nil, "share a path of this host: `host:guest[:ro]`")
 	flags.StringArrayVar(&f.outputs, "output", nil, "copy this out when the program has ended: `guest[:host]`")
+	flags.StringArrayVar(&f.options, "option", nil, "set what only the driver knows: `KEY=VALUE`, as fuel=1000000 for wasm")
 	flags.StringVar(&f.lang, "lang", "", "`language` of the script, where its name does not tell")
 	flags.StringVar(&f.name, "name", "", "`name` for the sandbox, usable instead of its id")
 	flags.StringArrayVar(&f.metadata, "metadata", nil, "say something of the sandbox, for ls and inspect: `NAME=VALUE`")
@@ -90,13 +92,16 @@ func drivers() []string { return []string{"gvisor", "container", "process"} }
 func (a *app) runCommand() *cobra.Command {
 	f := &runFlags{}
 	cmd := &cobra.Command{
-		Use:   "run [flags] [--] COMMAND [ARG…] | SCRIPT [ARG…] | -",
+		Use:   "run [flags] [--] COMMAND [ARG…] | SCRIPT [ARG…] | MODULE.wasm [ARG…] | -",
 		Short: "Run a program or a script in a new sandbox",
 		Long: `Run a program of the sandbox, or a script of this directory, in a sandbox of its own, which is removed afterwards.
 
 The first argument is a script if it names a file with a known extension (.py .js .ts .sh .rb .pl .php .lua …) or a path
 of a file that begins with #!. It is copied into the sandbox's work directory and run with the interpreter found there.
 "-" reads the script from standard input. After "--" everything is a command of the sandbox.
+
+A file .wasm is a program for WASI, and runs in a sandbox that holds nothing else. A script that needs no more than to compute
+(--needs compute) runs behind the boundary of its language where firebreak setup has fetched that, else behind gVisor.
 
 What you say about the code decides what it must run behind; what you do not say is taken to be the careful word, so that
 without flags it is code that a model wrote, for one tenant, with internal data. firebreak advise explains a choice.
@@ -106,6 +111,8 @@ failed; 126 if the program cannot be executed; 127 if it was not found.`,
 		Example: `  firebreak run -- python3 -c 'print(sum(range(10)))'
   firebreak run --output report.svg examples/sales.py
   firebreak run --origin trusted --memory 512m --timeout 30s -- make test
+  firebreak run --needs compute primes.py
+  firebreak run filter.wasm < data
   firebreak run -it -- bash
   curl -s https://example.com/x.sh | firebreak run --lang sh -`,
 		Args: cobra.ArbitraryArgs,
@@ -131,6 +138,8 @@ func (f *runFlags) check(cmd *cobra.Command, args []string) error {
 		return invalid("", errors.New("--detach and --rm exclude each other"), "firebreak kill removes it, --timeout ends it")
 	case f.detach && len(f.outputs) > 0:
 		return invalid("", errors.New("--detach and --output exclude each other"), "use firebreak cp")
+	case f.template != "" && isModule(args[0]) && cmd.ArgsLenAtDash() != 0:
+		return invalid("", fmt.Errorf("%s is all that its sandbox holds, so it takes no --template", args[0]), "write -- before a module of the template")
 	case f.cpus < 0 || f.pids < 0:
 		return invalid("", errors.New("a limit is negative"), "leave it out for the default")
 	}
@@ -157,6 +166,9 @@ func (a *app) createRequest(f *runFlags, args []string) (*firebreakv1.CreateSand
 		Driver: f.isolation, Metadata: metadata, Envs: envs, Name: f.name, Detached: f.detach || !f.remove, Command: strings.Join(args, " "),
 		Workload: f.message(), AcceptWeaker: f.acceptWeaker,
 		Limits: &firebreakv1.Limits{Cpus: f.cpus, MemoryBytes: int64(f.memory), DiskBytes: int64(f.disk), Pids: f.pids},
+	}
+	if req.Options, err = parseOptions(f.options); err != nil {
+		return nil, err
 	}
 	dir := ""
 	if a.server == "" {

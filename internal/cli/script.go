@@ -93,6 +93,7 @@ func contains(list []string, s string) bool {
 type script struct {
 	name     string     // its base name, kept in the sandbox
 	content  io.Reader  // what is uploaded
+	language string     // empty: one that nobody but its interpreter knows
 	commands [][]string // to try in turn, each followed by the name and the arguments
 	close    func() error
 }
@@ -132,7 +133,7 @@ func openScript(file, lang string, info fs.FileInfo) (*script, error) {
 		return nil, invalid("", err, "")
 	}
 	head := bufio.NewReader(f)
-	commands, err := interpreters(file, lang, head)
+	language, commands, err := interpreters(file, lang, head)
 	if err != nil {
 		_ = f.Close() // opened for reading only
 		return nil, err
@@ -145,7 +146,7 @@ func openScript(file, lang string, info fs.FileInfo) (*script, error) {
 		return nil, invalid("", fmt.Errorf("%s is no script: it has neither a known extension nor a #! line", file),
 			"say --lang, or share a program of this host with --volume")
 	}
-	return &script{name: filepath.Base(file), content: io.LimitReader(head, maxScript), commands: commands, close: f.Close}, nil
+	return &script{name: filepath.Base(file), content: io.LimitReader(head, maxScript), language: language, commands: commands, close: f.Close}, nil
 }
 
 // scriptFromInput reads a whole script from standard input, whose program then gets none.
@@ -160,7 +161,7 @@ func scriptFromInput(lang string, stdin *os.File) (*script, error) {
 	if len(data) > maxScript {
 		return nil, invalid("", fmt.Errorf("the script is larger than %s", formatSize(maxScript)), "")
 	}
-	commands, err := interpreters("", lang, bufio.NewReader(bytes.NewReader(data)))
+	language, commands, err := interpreters("", lang, bufio.NewReader(bytes.NewReader(data)))
 	if err != nil {
 		return nil, err
 	}
@@ -171,11 +172,12 @@ func scriptFromInput(lang string, stdin *os.File) (*script, error) {
 	if l := languageByName(lang); l != nil {
 		name += l.extensions[0]
 	}
-	return &script{name: name, content: bytes.NewReader(data), commands: commands, close: func() error { return nil }}, nil
+	return &script{name: name, content: bytes.NewReader(data), language: language, commands: commands, close: func() error { return nil }}, nil
 }
 
-// interpreters finds what runs a script: --lang, else a #! line that fits the extension, else the extension. Nil: none.
-func interpreters(file, lang string, r *bufio.Reader) ([][]string, error) {
+// interpreters finds what a script is written in and what runs it: --lang, else a #! line that fits the extension, else the
+// extension. Nil: none.
+func interpreters(file, lang string, r *bufio.Reader) (string, [][]string, error) {
 	if lang != "" {
 		l := languageByName(lang)
 		if l == nil {
@@ -183,27 +185,29 @@ func interpreters(file, lang string, r *bufio.Reader) ([][]string, error) {
 			if near := nearest(lang, languageNames()); near != "" {
 				mend = "did you mean " + near + "?"
 			}
-			return nil, invalid("", fmt.Errorf("unknown language %q", lang), mend)
+			return "", nil, invalid("", fmt.Errorf("unknown language %q", lang), mend)
 		}
-		return l.commands, nil
+		return l.names[0], l.commands, nil
 	}
 	byExtension := languageByExtension(file)
 	command := shebang(r)
 	if command == nil {
 		if byExtension == nil {
-			return nil, nil
+			return "", nil, nil
 		}
-		return byExtension.commands, nil
+		return byExtension.names[0], byExtension.commands, nil
 	}
 	named := languageByName(command[0])
 	shells := func(l *language) bool { return l != nil && contains([]string{"sh", "bash", "zsh"}, l.names[0]) }
 	switch {
 	case byExtension != nil && (named == nil || named.names[0] != byExtension.names[0]) && !(shells(named) && shells(byExtension)):
-		return byExtension.commands, nil
+		return byExtension.names[0], byExtension.commands, nil
 	case named != nil && len(command) == 1 && named.names[0] == "python":
-		return named.commands, nil // "python" in the line is no wish for a system that has only that
+		return named.names[0], named.commands, nil // "python" in the line is no wish for a system that has only that
+	case named != nil:
+		return named.names[0], [][]string{command}, nil
 	}
-	return [][]string{command}, nil
+	return "", [][]string{command}, nil
 }
 
 // shebang returns the interpreter of a #! line by its base name, because the sandbox has it elsewhere, with its

@@ -20,6 +20,9 @@ import (
 // template finds the template that --template names, or imports it: from a path, or from a registry if the word can be
 // nothing but a reference. A bare word is never pulled, because it may be a mistyped name.
 func (l *launch) template(ctx context.Context) error {
+	if l.module != "" {
+		return l.moduleTemplate(ctx)
+	}
 	word := l.flags.template
 	if word == "" {
 		return nil
@@ -28,10 +31,12 @@ func (l *launch) template(ctx context.Context) error {
 	req := &firebreakv1.MakeTemplateRequest{IfMissing: true}
 	if isPath(word) {
 		path, err := l.app.serverPath(word)
+		if err == nil {
+			err = new(importFlags).apply(l.app, req, path)
+		}
 		if err != nil {
 			return err
 		}
-		req.Source = &firebreakv1.MakeTemplateRequest_Path{Path: path}
 	} else {
 		_, err := l.client.Templates.GetTemplate(ctx, connect.NewRequest(&firebreakv1.GetTemplateRequest{Name: word}))
 		if err == nil || firebreak.KindOf(err) != firebreak.KindNotFound {
@@ -50,7 +55,7 @@ func (l *launch) template(ctx context.Context) error {
 
 func isPath(word string) bool {
 	return filepath.IsAbs(word) || word == "." || word == ".." || strings.HasPrefix(word, "./") || strings.HasPrefix(word, "../") ||
-		strings.HasSuffix(word, ".tar") || strings.HasSuffix(word, ".tar.gz") || strings.HasSuffix(word, ".tgz")
+		strings.HasSuffix(word, ".tar") || strings.HasSuffix(word, ".tar.gz") || strings.HasSuffix(word, ".tgz") || isModule(word)
 }
 
 func isReference(word string) bool { return strings.ContainsAny(word, "/:@") }
@@ -164,27 +169,37 @@ func (a *app) templateLsCommand() *cobra.Command {
 }
 
 func (a *app) printTemplates(templates []*firebreakv1.Template) error {
-	rows := [][]string{{"NAME", "DIGEST", "SIZE", "AGE", "SOURCE"}}
+	rows := [][]string{{"NAME", "FORM", "DIGEST", "SIZE", "AGE", "SOURCE"}}
 	for _, t := range templates {
 		digest := strings.TrimPrefix(t.GetDigest(), "sha256:")
 		size := formatSize(t.GetSizeBytes())
 		if t.GetDigest() == "" {
 			size = "-" // host: nothing is copied
 		}
-		rows = append(rows, []string{t.GetName(), digest[:min(12, len(digest))], size, age(t.GetCreatedAt()), t.GetSource()})
+		rows = append(rows, []string{t.GetName(), formOf(t), digest[:min(12, len(digest))], size, age(t.GetCreatedAt()), t.GetSource()})
 	}
 	return a.printTable(rows)
+}
+
+// formOf says in two words at most what a template is.
+func formOf(t *firebreakv1.Template) string {
+	if t.GetForm() == "" {
+		return "root"
+	}
+	return strings.TrimSuffix(t.GetForm()+" "+t.GetLanguage(), " ")
 }
 
 // templateMakeCommand makes "template import" or "template build".
 func (a *app) templateMakeCommand(verb string) *cobra.Command {
 	var name string
 	var asJSON bool
+	var f importFlags
 	cmd := &cobra.Command{
-		Use:     "import PATH|REFERENCE",
-		Short:   "Make a template from an image of a registry, a directory, a tar, an OCI layout or a docker save archive",
-		Example: "  firebreak template import docker.io/library/python:3.12-slim\n  firebreak template import --name work ./rootfs",
-		Args:    arguments(1, 1, "say what to import: firebreak template import docker.io/library/debian:12"),
+		Use:   "import PATH|REFERENCE",
+		Short: "Make a template from an image of a registry, a directory, a tar, an OCI layout, a docker save archive or a WebAssembly module",
+		Example: "  firebreak template import docker.io/library/python:3.12-slim\n  firebreak template import --name work ./rootfs\n" +
+			"  firebreak template import --name wasm-lua --language lua --lib ./share lua.wasm",
+		Args: arguments(1, 1, "say what to import: firebreak template import docker.io/library/debian:12"),
 	}
 	if verb == "build" {
 		cmd.Use, cmd.Short, cmd.Example = "build RECIPE", "Make a template from Debian packages", "  firebreak template build base"
@@ -197,12 +212,17 @@ func (a *app) templateMakeCommand(verb string) *cobra.Command {
 			req.Source = &firebreakv1.MakeTemplateRequest_Recipe{Recipe: args[0]}
 		case isPath(args[0]) || statErr == nil && a.server == "":
 			path, err := a.serverPath(args[0])
+			if err == nil {
+				err = f.apply(a, req, path)
+			}
 			if err != nil {
 				return err
 			}
-			req.Source = &firebreakv1.MakeTemplateRequest_Path{Path: path}
 		default:
 			req.Source = &firebreakv1.MakeTemplateRequest_Reference{Reference: args[0]}
+			if err := f.check(req); err != nil {
+				return err
+			}
 		}
 		return a.with(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 			made, err := a.makeTemplate(ctx, c, req)
@@ -215,6 +235,9 @@ func (a *app) templateMakeCommand(verb string) *cobra.Command {
 			_, err = fmt.Fprintln(a.out, oneLine(made.GetName()))
 			return err
 		})
+	}
+	if verb == "import" {
+		f.add(cmd)
 	}
 	cmd.Flags().StringVar(&name, "name", "", "`name` of the template (default: taken from its source)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

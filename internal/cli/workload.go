@@ -185,6 +185,24 @@ func chosen(d *firebreakv1.Decision) string {
 	return text
 }
 
+// toSetUp says which technologies would have come before the chosen one if something that firebreak setup has were there.
+func toSetUp(d *firebreakv1.Decision) []string {
+	var texts []string
+	for _, name := range d.GetDrivers() {
+		if name == d.GetDriver() {
+			break
+		}
+		i := slices.IndexFunc(d.GetOthers(), func(o *firebreakv1.Decision_Other) bool { return o.GetDriver() == name })
+		if i < 0 {
+			continue
+		}
+		if p := d.GetOthers()[i].GetProblem(); strings.HasPrefix(p.GetMend(), "firebreak setup ") {
+			texts = append(texts, fmt.Sprintf("%s would come first, but %s; to have it: %s", name, p.GetText(), p.GetMend()))
+		}
+	}
+	return texts
+}
+
 // saidOf lists the facts of a complete workload that matter to most rules.
 func saidOf(w *firebreakv1.Workload) string {
 	list := []string{"origin " + w.GetOrigin(), "tenancy " + w.GetTenancy(), "data " + w.GetData()}

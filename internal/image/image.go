@@ -66,6 +66,10 @@ type Source struct {
 type Module struct {
 	Path    string // a file .wasm
 	Library string // a directory that the program sees as /lib; empty: none
+
+	// ByContent has a template that is given no name be called by the program's name and the file's digest: the same
+	// bytes are then one template, whatever else is called so.
+	ByContent bool
 }
 
 // Export is the root file system of a sandbox, as an uncompressed tar archive.

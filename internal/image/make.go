@@ -74,6 +74,12 @@ func (src Source) name(wanted string) (string, error) {
 		return "", &firebreak.Error{Kind: firebreak.KindInvalid, Op: "make template",
 			Err: fmt.Errorf("%d sources are given", given), Mend: "give one path, image reference, recipe, module or directory of scripts"}
 	}
+	if wanted == "" && src.Module.ByContent {
+		var err error
+		if name, err = src.Module.contentName(); err != nil {
+			return "", err
+		}
+	}
 	if name == HostName {
 		return "", &firebreak.Error{Kind: firebreak.KindInvalid, Op: "make template",
 			Err: fmt.Errorf("%q is the host's own template", name), Mend: "choose another name"}
@@ -108,7 +114,7 @@ func (s *Store) makeIn(ctx context.Context, w work, src Source, name string, opt
 	j := &job{store: s, work: w, tree: rootfs.New(spool, opts.Limits), reporter: &reporter{call: opts.Progress},
 		limits: opts.Limits, pull: opts.Pull}
 	defer j.close()
-	t, err := j.fill(ctx, src)
+	t, err := j.fill(ctx, src, name)
 	if err == nil && len(j.tree.Root().Entries) == 0 {
 		err = badImage("there are no files in it")
 	}
@@ -139,7 +145,7 @@ func (s *Store) makeIn(ctx context.Context, w work, src Source, name string, opt
 }
 
 // fill puts what src holds into the tree.
-func (j *job) fill(ctx context.Context, src Source) (Template, error) {
+func (j *job) fill(ctx context.Context, src Source, name string) (Template, error) {
 	switch {
 	case src.Path != "":
 		return j.fromPath(ctx, src.Path)
@@ -148,7 +154,7 @@ func (j *job) fill(ctx context.Context, src Source) (Template, error) {
 	case src.Export.Archive != nil:
 		return j.fromExport(ctx, src.Export)
 	case src.Module.Path != "":
-		return j.fromModule(ctx, src.Module)
+		return j.fromModule(ctx, src.Module, name)
 	case src.Scripts != "":
 		return j.fromScripts(ctx, src.Scripts)
 	}

@@ -1,7 +1,10 @@
 package image
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -37,8 +40,33 @@ func (t Template) Forms() []driver.Form {
 	return []driver.Form{driver.FormDisk, driver.FormDirectory}
 }
 
+var notInNames = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`[^A-Za-z0-9._-]+`) })
+
+// contentName makes a template's name of the file's and of its digest.
+func (m Module) contentName() (string, error) {
+	name := strings.TrimLeft(notInNames().ReplaceAllString(m.program(), "-"), "._-")
+	name = cmp.Or(name[:min(len(name), 80)], "module")
+	f, err := os.Open(m.Path)
+	if err != nil {
+		return "", noSource(err, "give the path of a WebAssembly module")
+	}
+	defer f.Close()
+	if _, err := checkModule(f); err != nil {
+		return "", fmt.Errorf("%s: %w", m.Path, err)
+	}
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", err
+	}
+	return name + digestMark + hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+const digestMark = "@sha256:"
+
 // program is what a module is called by its file.
-func (m Module) program() string { return strings.TrimSuffix(filepath.Base(m.Path), ".wasm") }
+func (m Module) program() string {
+	return cmp.Or(strings.TrimSuffix(filepath.Base(m.Path), ".wasm"), "module")
+}
 
 var languagePattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,31}$`) })
 
@@ -67,8 +95,8 @@ func (t Template) checkProgram() error {
 	return CheckLanguage(t.Language)
 }
 
-// fromModule fills the tree with a module and its library.
-func (j *job) fromModule(ctx context.Context, m Module) (Template, error) {
+// fromModule fills the tree of the template called name with a module and its library.
+func (j *job) fromModule(ctx context.Context, m Module, name string) (Template, error) {
 	abs, err := filepath.Abs(m.Path)
 	if err != nil {
 		return Template{}, err
@@ -84,8 +112,12 @@ func (j *job) fromModule(ctx context.Context, m Module) (Template, error) {
 		return t, fmt.Errorf("%s: %w", abs, err)
 	}
 	j.report("read module", 0, size)
-	if err := j.tree.AddFile(ctx, ModuleFile, f, size, 0o444); err != nil {
+	sum := sha256.New()
+	if err := j.tree.AddFile(ctx, ModuleFile, io.TeeReader(f, sum), size, 0o444); err != nil {
 		return t, err
+	}
+	if _, digest, found := strings.Cut(name, digestMark); found && digest != hex.EncodeToString(sum.Sum(nil)) {
+		return t, badImage("%s has not the digest %s", abs, digest)
 	}
 	if m.Library == "" {
 		return t, nil

@@ -1,6 +1,8 @@
 package image
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io/fs"
 	"os"
@@ -133,6 +135,48 @@ func TestEachFormForItself(t *testing.T) {
 			if slices.Contains(tpl.Forms(), form) != has {
 				t.Errorf("%s says that it can be had as %v", name, tpl.Forms())
 			}
+		}
+	}
+}
+
+// TestModuleByContent: what is run from a file is found again by its bytes, and is nothing else's template.
+func TestModuleByContent(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	make1(t, s, Source{Module: Module{Path: fileOf(t, "filter.wasm", coreModule)}}, MakeOptions{Name: "filter"})
+	path := fileOf(t, "filter.wasm", coreModule)
+	src := Source{Module: Module{Path: path, ByContent: true}}
+	first := make1(t, s, src, MakeOptions{IfMissing: true})
+	again := make1(t, s, src, MakeOptions{IfMissing: true})
+	sum := sha256.Sum256([]byte(coreModule))
+	if want := "filter@sha256:" + hex.EncodeToString(sum[:]); first.Name != want || again.Name != want || again.Created != first.Created {
+		t.Errorf("first %+v, then %+v, want %s", first, again, want)
+	}
+	must(t, os.WriteFile(path, []byte(coreModule+"\x00\x01\x00"), 0o600))
+	if other := make1(t, s, src, MakeOptions{IfMissing: true}); other.Name == first.Name || other.Digest == first.Digest {
+		t.Errorf("another module is %+v too", other)
+	}
+	_, err := s.Make(t.Context(), Source{Module: Module{Path: path}}, MakeOptions{Name: first.Name})
+	if firebreak.KindOf(err) != firebreak.KindInvalid || !strings.Contains(err.Error(), "has not the digest") {
+		t.Errorf("a name with another's digest: %v", err)
+	}
+	for file, want := range map[string]string{"größe 1.wasm": "gr-e-1@", "-.wasm": "module@", ".wasm": "module@", strings.Repeat("x", 100) + ".wasm": strings.Repeat("x", 80) + "@"} {
+		if made := make1(t, s, Source{Module: Module{Path: fileOf(t, file, coreModule), ByContent: true}}, MakeOptions{}); !strings.HasPrefix(made.Name, want) {
+			t.Errorf("%s is called %s, want %s…", file, made.Name, want)
+		}
+	}
+}
+
+func TestProgramNames(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	for name, edit := range map[string]func(*Template){
+		"a path":        func(t *Template) { t.Command = []string{"a", "b/c"} },
+		"nothing":       func(t *Template) { t.Command = []string{""} },
+		"too many":      func(t *Template) { t.Command = slices.Repeat([]string{"a"}, maxPrograms+1) },
+		"a language":    func(t *Template) { t.Language = "../x" },
+		"a second line": func(t *Template) { t.Command = []string{"a\nb"} },
+	} {
+		if _, err := s.Make(t.Context(), Source{Module: Module{Path: fileOf(t, "a.wasm", coreModule)}}, MakeOptions{Edit: edit}); firebreak.KindOf(err) != firebreak.KindInvalid {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -62,7 +62,8 @@ const (
 
 func (r Request) question() Question {
 	return Question{Workload: r.Workload, Driver: r.Driver, AcceptWeaker: r.AcceptWeaker, TimeLimit: r.Timeout,
-		Template: r.Template, Language: r.Language, Detached: r.Detached}
+		Template: r.Template, Language: r.Language, Detached: r.Detached,
+		Needs: driver.Spec{Limits: r.Limits, Mounts: r.Mounts}.Needs()}
 }
 
 func invalid(format string, args ...any) error {
@@ -93,7 +94,7 @@ func (r Request) mayAsk(by auth.Caller) error {
 }
 
 // narrowing are the options that only take away from a sandbox.
-func narrowing() []string { return []string{"deterministic", "fuel", "output", "time"} }
+func narrowing() []string { return []string{"deterministic", "fuel", "output", "timeout"} }
 
 // check refuses what is wrong with r itself, on any host.
 func (r Request) check() error {

@@ -32,6 +32,8 @@ type Question struct {
 	Template string // from which it is to start; empty: the driver's own for Language, or host
 	Language string // what the code is written in, where no template is named; empty: nobody says, or programs of Linux
 	Detached bool   // it is to live on when this process ends
+
+	Needs driver.Caps // without which it cannot be made as it is asked for
 }
 
 // maxWhy bounds the reason for accepting less, which stands in each record and each log.
@@ -161,7 +163,7 @@ func (c *decided) put(key string, d policy.Decision) {
 // for here. Empty: a workload without words.
 func decisionKey(f fitting, all []probed) string {
 	q := f.question
-	q.Template, q.Language, q.Detached = "", "", false
+	q.Template, q.Language, q.Detached, q.Needs = "", "", false, 0
 	key, err := json.Marshal(q)
 	if err != nil {
 		return ""

@@ -58,6 +58,9 @@ func (m *Manager) unfit(f fitting, info driver.Info) *driver.Problem {
 	case !m.cfg.Images.Has(languageTemplate(info, q.Language)):
 		return noLanguage(info, q.Language)
 	}
+	if missing := driver.Missing(info.Caps, q.Needs); missing != 0 && ofLanguage(info) {
+		return &driver.Problem{Text: fmt.Sprintf("%s has no %s", info.Name, strings.Join(missing.Names(), ", ")), Mend: "leave it out"}
+	}
 	if q.Detached && !m.cfg.Adopt && !info.Caps.Has(driver.CapDetach) {
 		return &driver.Problem{Text: "its sandboxes end with the program that makes them, and this one is to live on", Mend: "start firebreak serve, and ask it with --server"}
 	}

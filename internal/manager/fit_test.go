@@ -69,7 +69,7 @@ func (s *spy) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, err
 	s.mu.Lock()
 	s.last = spec
 	s.mu.Unlock()
-	spec.Options = nil
+	spec.Options, spec.Mounts = nil, nil
 	return s.posing.Create(ctx, spec)
 }
 
@@ -94,7 +94,7 @@ func (h *testHost) linguists() *linguists {
 	return &linguists{testHost: h, drivers: drivers{
 		"wasm":      pose("wasm", firebreak.BoundaryLanguage, 0, driver.FormModule),
 		"v8":        pose("v8", firebreak.BoundaryLanguage, 0, driver.FormScript),
-		"gvisor":    pose("gvisor", firebreak.BoundaryUserKernel, driver.CapDetach, linux...),
+		"gvisor":    pose("gvisor", firebreak.BoundaryUserKernel, driver.CapDetach|driver.CapMounts, linux...),
 		"container": pose("container", firebreak.BoundarySharedKernel, driver.CapDetach, linux...),
 	}, images: &catalogue{all: map[string]image.Template{
 		"host":   {Digest: "sha256:0"},
@@ -155,6 +155,8 @@ func TestFit(t *testing.T) {
 		"a module that asks more":  {nil, Request{Template: "filter", Workload: shell}, "", "", "gvisor: template filter is a WebAssembly module", ""},
 		"detached":                 {[]string{"wasm-python"}, Request{Language: "python", Workload: compute, Detached: true}, "gvisor", "host", "its sandboxes end with the program that makes them", "firebreak serve"},
 		"detached, a module":       {nil, Request{Template: "filter", Detached: true}, "", "", "its sandboxes end with the program that makes them", "firebreak serve"},
+		"a mount":                  {[]string{"wasm-python"}, Request{Language: "python", Workload: compute, Mounts: []driver.Mount{{Source: "/usr", Target: "/x"}}}, "gvisor", "host", "wasm has no mounts", "leave it out"},
+		"a limit":                  {nil, Request{Template: "filter", Limits: firebreak.Limits{CPUs: 1}}, "", "", "wasm has no limit-cpu", ""},
 		"no such template":         {nil, Request{Template: "nowhere"}, "", "", `template "nowhere"`, ""},
 		"no name of a language":    {nil, Request{Language: "../python"}, "", "", "no name of a language", ""},
 	} {

@@ -36,7 +36,8 @@ func (s *templateService) MakeTemplate(ctx context.Context, req *connect.Request
 			Mend: "leave them out, or import a file .wasm"}
 	}
 	src := image.Source{Path: req.Msg.GetPath(), Reference: req.Msg.GetReference(), Recipe: req.Msg.GetRecipe(), Scripts: req.Msg.GetScripts(),
-		Module: image.Module{Path: req.Msg.GetModule().GetPath(), Library: req.Msg.GetModule().GetLibrary()}}
+		Module: image.Module{Path: req.Msg.GetModule().GetPath(), Library: req.Msg.GetModule().GetLibrary(),
+			ByContent: req.Msg.GetModule().GetByContent()}}
 	var told image.Progress
 	var at time.Time
 	progress := func(p image.Progress) {

@@ -3253,8 +3253,9 @@ func (x *Template) GetLanguage() string {
 // Module is a WebAssembly program on the server's host.
 type Module struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`       // a file .wasm
-	Library       string                 `protobuf:"bytes,2,opt,name=library,proto3" json:"library,omitempty"` // a directory that the program sees as /lib; empty: none
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`                             // a file .wasm
+	Library       string                 `protobuf:"bytes,2,opt,name=library,proto3" json:"library,omitempty"`                       // a directory that the program sees as /lib; empty: none
+	ByContent     bool                   `protobuf:"varint,3,opt,name=by_content,json=byContent,proto3" json:"by_content,omitempty"` // a template without a name is called by the file's name and digest, not by its name alone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3301,6 +3302,13 @@ func (x *Module) GetLibrary() string {
 		return x.Library
 	}
 	return ""
+}
+
+func (x *Module) GetByContent() bool {
+	if x != nil {
+		return x.ByContent
+	}
+	return false
 }
 
 type MakeTemplateRequest struct {
@@ -5740,10 +5748,12 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\blanguage\x18\f \x01(\tR\blanguage\x1a7\n" +
 	"\tEnvsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"6\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"U\n" +
 	"\x06Module\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n" +
-	"\alibrary\x18\x02 \x01(\tR\alibrary\"\xa4\x02\n" +
+	"\alibrary\x18\x02 \x01(\tR\alibrary\x12\x1d\n" +
+	"\n" +
+	"by_content\x18\x03 \x01(\bR\tbyContent\"\xa4\x02\n" +
 	"\x13MakeTemplateRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x04path\x18\x02 \x01(\tH\x00R\x04path\x12\x1e\n" +

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Brings what the tests need beyond Go: the programs of Debian's packages; a current runc, which Debian does not have,
-# built from its Go module into .cache/bin; and E2B's clients, at the versions that internal/sdktest pins, in .cache/sdk.
+# built from its Go module into .cache/bin; and the clients of E2B and of MCP, at the versions that internal/sdktest pins, in .cache/sdk.
 # Does nothing, fast, when all is there.
 set -eu
 cd "$(dirname "$0")/.."
@@ -70,6 +70,11 @@ fresh() {
 sdk=$PWD/.cache/sdk pins=$PWD/internal/sdktest/testdata
 if ! fresh node/package.json node/package-lock.json; then
 	cp "$pins/node/package.json" "$pins/node/package-lock.json" "$dir"
+	(cd "$dir" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+	echo "$sums" >"$dir/made-from"
+fi
+if ! fresh mcp/package.json mcp/package-lock.json; then # the Model Context Protocol's own clients and suite, and a Node.js for them
+	cp "$pins/mcp/package.json" "$pins/mcp/package-lock.json" "$dir"
 	(cd "$dir" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
 	echo "$sums" >"$dir/made-from"
 fi

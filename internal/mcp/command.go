@@ -141,8 +141,9 @@ func (c *call) startBackground(g *guest.Guest, cmd *command, start *connect.Requ
 	go func() {
 		defer leave()
 		defer stop()
-		cmd.run(ctx, g, start, func(int64, []byte) {})
+		cmd.run(ctx, g, start, c.door.teller(cmd))
 		cmd.box.log.add("& %s: %s", cmd.text, cmd.state())
+		cmd.changed(c.door)
 	}()
 	select {
 	case <-cmd.began:
@@ -156,6 +157,17 @@ func (c *call) startBackground(g *guest.Guest, cmd *command, start *connect.Requ
 	cmd.box.log.add("& %s: started as %s", cmd.text, cmd.id)
 	return text("Started in the background as %s. read_output with command_id %q shows what it prints (wait_seconds waits for more), kill_command ends it.", cmd.id, cmd.id),
 		commandOut{Sandbox: cmd.box.id, CommandID: cmd.id, Running: true}, nil
+}
+
+// teller tells who has subscribed that a command printed something, not too often.
+func (d *Door) teller(cmd *command) func(int64, []byte) {
+	var told time.Time
+	return func(int64, []byte) {
+		if now := time.Now(); now.Sub(told) >= progressTime {
+			told = now
+			cmd.changed(d)
+		}
+	}
 }
 
 // newCommand gives a command its id. The oldest that has ended is forgotten for it.

@@ -67,7 +67,8 @@ type Config struct {
 	SessionIdle time.Duration // how long a session over HTTP without requests lives; 0: an hour
 	Sessions    int           // at once, of all callers; 0: 1000. One tenant has at most half of them
 
-	Extend func(*sdk.Server) // adds to what clients are offered; nil: nothing
+	Extend  func(*sdk.Server) // adds to what clients are offered; nil: nothing
+	Watched []string          // addresses of what it adds to which clients may subscribe
 }
 
 const (
@@ -115,6 +116,8 @@ func New(cfg Config) *Door {
 			Instructions: d.instructions(),
 			Logger:       slog.New(slog.DiscardHandler), // it tells of every message
 			Capabilities: withLogging(),
+
+			SubscribeHandler: d.subscribe, UnsubscribeHandler: d.unsubscribe, CompletionHandler: d.complete,
 		})
 	d.server.AddReceivingMiddleware(d.admit)
 	d.addTools()

@@ -40,7 +40,7 @@ func run(ctx context.Context, args []string) int {
 	if own && args[0] == "run" {
 		defer oci.Stir()() // while all else starts
 	}
-	return cli.Main(ctx, args, os.Stdin, os.Stdout, os.Stderr, connect, serve, speakMCP)
+	return cli.Main(ctx, args, os.Stdin, os.Stdout, os.Stderr, connect, serve, speakMCP, stateDir)
 }
 
 // wantsServer guesses, before the command line is parsed, whether it will want a server inside this process.

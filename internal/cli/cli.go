@@ -41,8 +41,8 @@ type Serve func(ctx context.Context, cfg config.Config, out, told io.Writer) err
 
 // Main runs one command line (without the program's name) and returns the exit status. It takes over the signals
 // SIGINT, SIGTERM, SIGHUP and SIGQUIT until it returns.
-func Main(ctx context.Context, args []string, stdin, stdout, stderr *os.File, connect Connect, serve Serve, speakMCP MCP) int {
-	a := &app{in: stdin, out: stdout, errOut: stderr, connect: connect, serve: serve, speakMCP: speakMCP, lookupEnv: os.LookupEnv, subscribe: osSignals}
+func Main(ctx context.Context, args []string, stdin, stdout, stderr *os.File, connect Connect, serve Serve, speakMCP MCP, place StateDir) int {
+	a := &app{in: stdin, out: stdout, errOut: stderr, connect: connect, serve: serve, speakMCP: speakMCP, place: place, lookupEnv: os.LookupEnv, subscribe: osSignals}
 	return a.main(ctx, args)
 }
 
@@ -52,6 +52,7 @@ type app struct {
 	connect         Connect
 	serve           Serve
 	speakMCP        MCP
+	place           StateDir
 	lookupEnv       func(string) (string, bool)
 	subscribe       func() (<-chan os.Signal, func())
 
@@ -115,7 +116,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.runCommand(), a.execCommand(), a.cpCommand(), a.lsCommand(), a.logsCommand(), a.waitCommand(),
 		a.killCommand(), a.pauseCommand(), a.resumeCommand(), a.timeoutCommand(), a.inspectCommand(), a.adviseCommand(),
 		a.doctorCommand(), a.policyCommand(), a.templateCommand(), a.serveCommand(), a.keyCommand(), a.tenantCommand(),
-		a.poolCommand(), a.mcpCommand(), a.versionCommand())
+		a.poolCommand(), a.setupCommand(), a.mcpCommand(), a.versionCommand())
 	return root
 }
 

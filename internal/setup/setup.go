@@ -90,7 +90,7 @@ func Find(words ...string) ([]Tool, error) {
 			}
 		}
 		if known := slices.ContainsFunc(all, func(t Tool) bool { return t.Driver == word || t.Name == word }); !known && len(found) == n {
-			return nil, &firebreak.Error{Kind: firebreak.KindInvalid, Op: "set up", Err: fmt.Errorf("there is nothing called %q for this host", word),
+			return nil, &firebreak.Error{Kind: firebreak.KindInvalid, Err: fmt.Errorf("there is nothing called %q for this host", word),
 				Mend: "name some of " + strings.Join(wordsOf(all), ", ")}
 		}
 	}

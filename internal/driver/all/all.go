@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/firebreak-dev/firebreak/internal/agentbin"
@@ -15,6 +16,7 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/driver/container"
 	"github.com/firebreak-dev/firebreak/internal/driver/gvisor"
 	"github.com/firebreak-dev/firebreak/internal/driver/process"
+	"github.com/firebreak-dev/firebreak/internal/driver/wasm"
 )
 
 // Set is the drivers of one state directory. It may be used concurrently.
@@ -35,18 +37,23 @@ func New(stateDir string, log *slog.Logger) *Set {
 type entry struct {
 	name string
 	make func(stateDir, agent string, log *slog.Logger) driver.Driver
+	// here: sandboxes live in this process, which serves them itself. There is one such driver, and it needs no agent.
+	here bool
 }
 
 // entries is the list: the preferred driver first, the weakest boundary last.
 func entries() []entry {
 	return []entry{
-		{"gvisor", func(dir, agent string, log *slog.Logger) driver.Driver {
+		{name: "gvisor", make: func(dir, agent string, log *slog.Logger) driver.Driver {
 			return gvisor.New(gvisor.Config{StateDir: dir, Agent: agent, Log: log})
 		}},
-		{"container", func(dir, agent string, log *slog.Logger) driver.Driver {
+		{name: "container", make: func(dir, agent string, log *slog.Logger) driver.Driver {
 			return container.New(container.Config{StateDir: dir, Agent: agent, Log: log})
 		}},
-		{"process", func(dir, agent string, log *slog.Logger) driver.Driver {
+		{name: "wasm", here: true, make: func(dir, _ string, log *slog.Logger) driver.Driver {
+			return wasm.New(wasm.Config{StateDir: dir, Log: log})
+		}},
+		{name: "process", make: func(dir, agent string, log *slog.Logger) driver.Driver {
 			return process.New(process.Config{StateDir: dir, Agent: agent, Log: log})
 		}},
 	}
@@ -72,8 +79,9 @@ func (s *Set) Keeper(name string) (driver.Driver, error) {
 func (s *Set) Maker(ctx context.Context, name string) (driver.Driver, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, err := s.driver(name, ""); err != nil {
-		return nil, err // before an agent is built for it
+	d, err := s.driver(name, "")
+	if err != nil || here(name) {
+		return d, err // before an agent is built for it
 	}
 	if s.agent == "" {
 		agent, err := agentbin.Path(ctx, filepath.Join(s.stateDir, "agent"), s.log)
@@ -83,6 +91,11 @@ func (s *Set) Maker(ctx context.Context, name string) (driver.Driver, error) {
 		s.agent = agent
 	}
 	return s.driver(name, s.agent)
+}
+
+// here reports whether a driver's sandboxes live in this process.
+func here(name string) bool {
+	return slices.ContainsFunc(entries(), func(e entry) bool { return e.name == name && e.here })
 }
 
 // driver must be called with s.mu held.

@@ -19,9 +19,9 @@ func fileChecks() []check {
 	return []check{
 		{name: "files-round-trip", needs: runs, run: checkFilesRoundTrip},
 		{name: "files-table", needs: runs, run: checkFilesTable},
-		{name: "files-errors", needs: runs, run: checkFilesErrors},
-		{name: "files-watch", needs: runs, run: checkFilesWatch},
-		{name: "files-stay-inside", needs: runs, run: checkFilesStayInside},
+		{name: "files-errors", agent: true, run: checkFilesErrors},
+		{name: "files-watch", agent: true, run: checkFilesWatch},
+		{name: "files-stay-inside", agent: true, run: checkFilesStayInside},
 		{name: "template-untouched", needs: runs | driver.CapPrivateRoot | driver.CapRootUser, run: checkTemplateUntouched},
 		{name: "mounts", needs: runs | driver.CapMounts, run: checkMounts},
 	}
@@ -152,7 +152,9 @@ func checkFilesErrors(c *C) {
 func checkFilesWatch(c *C) {
 	b := c.box(c.spec())
 	dir := path.Join(c.Work(b.spec), "watched")
-	b.must(program{cmd: "/bin/mkdir", args: []string{dir}})
+	if _, err := b.guest.Filesystem().MakeDir(c.ctx, connect.NewRequest(&filesystem.MakeDirRequest{Path: dir})); err != nil {
+		c.Fatalf("make directory: %v", err)
+	}
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
 	stream, err := b.guest.Filesystem().WatchDir(ctx, connect.NewRequest(&filesystem.WatchDirRequest{Path: dir}))

@@ -32,6 +32,8 @@ type Suite struct {
 	Work func(spec driver.Spec) string             // a directory in the sandbox for programs; nil: /tmp
 	User string                                    // an ordinary account in the sandbox; "": user
 
+	// Language is what sandboxes of the language boundary run; nil: programs of Linux, or nothing.
+	Language *Language
 	// InMemory says that sandboxes live in the calling process and die with it.
 	InMemory bool
 	// Patience bounds every wait; only a broken driver makes a check wait so long. 0: two minutes.
@@ -45,13 +47,15 @@ type check struct {
 	name       string
 	needs      driver.Caps
 	boundaries []firebreak.Boundary // nil: any
+	agent      bool                 // it asks the agent of the protocol, and no program
+	language   bool                 // it is of a language
 	run        func(c *C)
 }
 
 // checks is the whole suite, in the order in which it runs.
 func checks() []check {
 	return slices.Concat(lifecycleChecks(), createChecks(), reattachChecks(), capsChecks(), pauseChecks(),
-		execChecks(), fileChecks(), containChecks(), limitChecks(), hammerChecks())
+		execChecks(), fileChecks(), languageChecks(), containChecks(), limitChecks(), hammerChecks())
 }
 
 // Checks returns the names of all checks.
@@ -137,6 +141,12 @@ func (r *suiteRun) skip(t testing.TB, why string) {
 func (r *suiteRun) one(t testing.TB, ck check) {
 	if len(ck.boundaries) > 0 && !slices.Contains(ck.boundaries, r.info.Boundary) {
 		t.Skipf("boundary %v promises nothing of this", r.info.Boundary)
+	}
+	if ck.agent && r.Language == nil && !r.info.Caps.Has(driver.CapProcesses) {
+		t.Skip("no agent of ours serves its sandboxes")
+	}
+	if ck.language && r.Language == nil {
+		t.Skip("its sandboxes are of no language")
 	}
 	if missing := driver.Missing(r.info.Caps, ck.needs); missing != 0 {
 		why := "this host or driver has no " + strings.Join(missing.Names(), ", ")

@@ -34,7 +34,8 @@ func (b *bench) cleanup() {
 
 // parts are what can be measured, in the order of the report.
 func (b *bench) parts() []part {
-	return []part{{"oneshot", section(b.oneShot, oneShotTable)}, {"live", section(b.lives, liveTable)}, {"server", section(b.servers, serverTable)}}
+	return []part{{"oneshot", section(b.oneShot, oneShotTable)}, {"live", section(b.lives, liveTable)}, {"server", section(b.servers, serverTable)},
+		{"wasm", section(b.wasm, modulesTable)}}
 }
 
 type part struct {

@@ -41,7 +41,7 @@ func speakMCP(ctx context.Context, server cli.ServerOptions, opts cli.MCPOptions
 }
 
 // mcpRequest is what each sandbox is made by. Programs in it are the owner of a directory that is shared, so that they can
-// write there and nobody wonders whose files these are.
+// read and write there, and nobody wonders whose files these are.
 func mcpRequest(opts cli.MCPOptions) (manager.Request, error) {
 	req := manager.Request{Template: opts.Template, Workload: opts.Workload, Driver: opts.Isolation, AcceptWeaker: opts.AcceptWeaker, Limits: opts.Limits}
 	if opts.Workspace == "" {
@@ -53,7 +53,7 @@ func mcpRequest(opts cli.MCPOptions) (manager.Request, error) {
 	}
 	req.Mounts = []driver.Mount{{Source: opts.Workspace, Target: mcp.Workspace, ReadOnly: opts.ReadOnly}}
 	req.Workdir = mcp.Workspace
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok && !opts.ReadOnly {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 		req.User = fmt.Sprintf("%d:%d", st.Uid, st.Gid)
 	}
 	return req, nil

@@ -49,7 +49,7 @@ func (a *app) mcpCommand() *cobra.Command {
 model gets tools to run code and commands, to read and write files and more, in a sandbox that is made when it is first
 needed and ends with the client. Nothing of this host is visible in it but what --workspace shares.`,
 		Example: "  firebreak mcp\n  firebreak mcp --workspace ~/project:ro\n  firebreak mcp --template python:3.13 --memory 2g",
-		Args:    arguments(0, 0, "firebreak mcp takes no arguments, only flags"),
+		Args:    arguments(0, 0, "firebreak mcp takes no arguments, only flags; firebreak mcp install CLIENT writes a client's configuration"),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.mcp(cmd.Context(), f) },
 	}
 	f.workloadFlags.add(cmd)
@@ -61,6 +61,7 @@ needed and ends with the client. Nothing of this host is visible in it but what 
 	flags.Var(&f.disk, "disk", "what may be written to the file system, like 1g")
 	flags.Int64Var(&f.pids, "pids", 0, "processes and threads")
 	flags.Var(&f.idle, "idle", "end a sandbox that no tool has used for this `time` (default 20m)")
+	cmd.AddCommand(a.mcpInstallCommand())
 	return cmd
 }
 

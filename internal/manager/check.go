@@ -63,7 +63,8 @@ const (
 func (r Request) question() Question {
 	return Question{Workload: r.Workload, Driver: r.Driver, AcceptWeaker: r.AcceptWeaker, TimeLimit: r.Timeout,
 		Template: r.Template, Language: r.Language, Detached: r.Detached,
-		Needs: driver.Spec{Limits: r.Limits, Mounts: r.Mounts}.Needs()}
+		Needs:  driver.Spec{Limits: r.Limits, Mounts: r.Mounts}.Needs(),
+		Writes: slices.ContainsFunc(r.Mounts, func(m driver.Mount) bool { return !m.ReadOnly })}
 }
 
 func invalid(format string, args ...any) error {

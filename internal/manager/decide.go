@@ -33,7 +33,8 @@ type Question struct {
 	Language string // what the code is written in, where no template is named; empty: nobody says, or programs of Linux
 	Detached bool   // it is to live on when this process ends
 
-	Needs driver.Caps // without which it cannot be made as it is asked for
+	Needs  driver.Caps // without which it cannot be made as it is asked for
+	Writes bool        // to files of the host
 }
 
 // maxWhy bounds the reason for accepting less, which stands in each record and each log.
@@ -163,7 +164,7 @@ func (c *decided) put(key string, d policy.Decision) {
 // for here. Empty: a workload without words.
 func decisionKey(f fitting, all []probed) string {
 	q := f.question
-	q.Template, q.Language, q.Detached, q.Needs = "", "", false, 0
+	q.Template, q.Language, q.Detached, q.Needs, q.Writes = "", "", false, 0, false
 	key, err := json.Marshal(q)
 	if err != nil {
 		return ""

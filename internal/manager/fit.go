@@ -8,6 +8,7 @@ import (
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/image"
+	"github.com/firebreak-dev/firebreak/internal/setup"
 )
 
 // fitting is what the drivers of this host can do for one question.
@@ -61,6 +62,9 @@ func (m *Manager) unfit(f fitting, info driver.Info) *driver.Problem {
 	if missing := driver.Missing(info.Caps, q.Needs); missing != 0 && ofLanguage(info) {
 		return &driver.Problem{Text: fmt.Sprintf("%s has no %s", info.Name, strings.Join(missing.Names(), ", ")), Mend: "leave it out"}
 	}
+	if q.Writes && ofLanguage(info) {
+		return &driver.Problem{Text: info.Name + " only reads what is mounted", Mend: "mount it read-only: --volume HOST:GUEST:ro"}
+	}
 	if q.Detached && !m.cfg.Adopt && !info.Caps.Has(driver.CapDetach) {
 		return &driver.Problem{Text: "its sandboxes end with the program that makes them, and this one is to live on", Mend: "start firebreak serve, and ask it with --server"}
 	}
@@ -104,10 +108,13 @@ func languageTemplate(info driver.Info, language string) string { return info.Na
 
 // languagesOf are those that firebreak setup has for a driver.
 func languagesOf(info driver.Info) []string {
-	if slices.Contains(info.Forms, driver.FormModule) {
-		return []string{"javascript", "python", "ruby"}
+	var all []string
+	for _, tool := range setup.Tools() {
+		if tool.Driver == info.Name {
+			all = append(all, tool.Language)
+		}
 	}
-	return []string{"javascript", "typescript"}
+	return all
 }
 
 func noLanguage(info driver.Info, language string) *driver.Problem {

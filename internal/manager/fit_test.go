@@ -92,7 +92,7 @@ func (h *testHost) linguists() *linguists {
 	}
 	linux := []driver.Form{driver.FormDirectory, driver.FormDisk}
 	return &linguists{testHost: h, drivers: drivers{
-		"wasm":      pose("wasm", firebreak.BoundaryLanguage, 0, driver.FormModule),
+		"wasm":      pose("wasm", firebreak.BoundaryLanguage, driver.CapMounts, driver.FormModule),
 		"v8":        pose("v8", firebreak.BoundaryLanguage, 0, driver.FormScript),
 		"gvisor":    pose("gvisor", firebreak.BoundaryUserKernel, driver.CapDetach|driver.CapMounts, linux...),
 		"container": pose("container", firebreak.BoundarySharedKernel, driver.CapDetach, linux...),
@@ -147,7 +147,7 @@ func TestFit(t *testing.T) {
 		"scripts":                  {nil, Request{Template: "hooks"}, "v8", "hooks", "template hooks holds JavaScript modules, and wasm runs WebAssembly modules", ""},
 		"named":                    {[]string{"wasm-ruby"}, Request{Driver: "wasm", Language: "ruby", Workload: compute}, "wasm", "wasm-ruby", "", ""},
 		"named, not set up":        {nil, Request{Driver: "wasm", Language: "ruby", Workload: compute}, "", "", "wasm cannot run here: there is no template wasm-ruby", "firebreak setup wasm"},
-		"named, no such language":  {nil, Request{Driver: "v8", Language: "python", Workload: compute}, "", "", "v8 cannot run here: it runs javascript and typescript, and not python", ""},
+		"named, no such language":  {nil, Request{Driver: "v8", Language: "python", Workload: compute}, "", "", "v8 cannot run here: it runs javascript, and not python", ""},
 		"named, no language":       {nil, Request{Driver: "wasm", Workload: compute}, "", "", "nobody says what is to run", "--template"},
 		"named, another's module":  {nil, Request{Driver: "gvisor", Template: "filter"}, "", "", "template filter is a WebAssembly module, and gvisor runs programs of Linux", "--isolation wasm"},
 		"named, whole program":     {[]string{"wasm-python"}, Request{Driver: "wasm", Language: "python"}, "", "", "rule whole-program", ""},
@@ -155,7 +155,9 @@ func TestFit(t *testing.T) {
 		"a module that asks more":  {nil, Request{Template: "filter", Workload: shell}, "", "", "gvisor: template filter is a WebAssembly module", ""},
 		"detached":                 {[]string{"wasm-python"}, Request{Language: "python", Workload: compute, Detached: true}, "gvisor", "host", "its sandboxes end with the program that makes them", "firebreak serve"},
 		"detached, a module":       {nil, Request{Template: "filter", Detached: true}, "", "", "its sandboxes end with the program that makes them", "firebreak serve"},
-		"a mount":                  {[]string{"wasm-python"}, Request{Language: "python", Workload: compute, Mounts: []driver.Mount{{Source: "/usr", Target: "/x"}}}, "gvisor", "host", "wasm has no mounts", "leave it out"},
+		"a mount":                  {[]string{"wasm-python"}, Request{Language: "python", Workload: compute, Mounts: []driver.Mount{{Source: "/usr", Target: "/x", ReadOnly: true}}}, "wasm", "wasm-python", "", ""},
+		"a mount, V8":              {[]string{"v8-javascript"}, Request{Language: "javascript", Workload: compute, Mounts: []driver.Mount{{Source: "/usr", Target: "/x", ReadOnly: true}}}, "gvisor", "host", "v8 has no mounts", "leave it out"},
+		"a mount to write":         {[]string{"wasm-python"}, Request{Language: "python", Workload: compute, Mounts: []driver.Mount{{Source: "/usr", Target: "/x"}}}, "gvisor", "host", "wasm only reads what is mounted", ":ro"},
 		"a limit":                  {nil, Request{Template: "filter", Limits: firebreak.Limits{CPUs: 1}}, "", "", "wasm has no limit-cpu", ""},
 		"no such template":         {nil, Request{Template: "nowhere"}, "", "", `template "nowhere"`, ""},
 		"no name of a language":    {nil, Request{Language: "../python"}, "", "", "no name of a language", ""},

@@ -34,6 +34,22 @@ func TestEveryDriverKeepsWithoutAnAgent(t *testing.T) {
 	}
 }
 
+// TestOneDriverHoldsWhatIsInThisProcess: a second one would not find what the first has made.
+func TestOneDriverHoldsWhatIsInThisProcess(t *testing.T) {
+	dir := t.TempDir()
+	s := New(dir, slog.New(slog.DiscardHandler))
+	keeper, err := s.Keeper("wasm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if maker, err := s.Maker(t.Context(), "wasm"); err != nil || maker != keeper {
+		t.Errorf("%p makes what %p keeps, %v", maker, keeper, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "agent")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("an agent was made for a driver that needs none: %v", err)
+	}
+}
+
 func TestUnknownDriver(t *testing.T) {
 	s := New(t.TempDir(), slog.New(slog.DiscardHandler))
 	if _, err := s.Keeper("zen"); !errors.Is(err, fs.ErrNotExist) {

@@ -62,7 +62,7 @@ var _ driver.Driver = (*Driver)(nil)
 
 // New returns a driver, which holds nothing yet. Close frees what it compiled.
 func New(cfg Config) *Driver {
-	return &Driver{host: &host{cfg: cfg, engine: engine.New(filepath.Join(cfg.StateDir, "wasm")), boxes: map[driver.ID]*box{}}}
+	return &Driver{host: &host{cfg: cfg, engine: engine.New(filepath.Join(cfg.StateDir, ".compiled")), boxes: map[driver.ID]*box{}}}
 }
 
 // Mute returns another driver of the same sandboxes, for tests: the agents of those that it makes never listen.

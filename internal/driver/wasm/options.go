@@ -15,7 +15,7 @@ type options struct {
 	fuel    int64         // instructions of one command; 0: as many as it likes
 	output  int64         // bytes that one command may write; 0: as many as it likes
 	fixed   *engine.Fixed
-	given   map[string]engine.Given
+	given   map[string]engine.Given // what of the host's functions it may call
 }
 
 // parseOptions reads what a spec says.
@@ -30,8 +30,10 @@ func parseOptions(given map[string]string) (o options, err error) {
 			o.output, err = strconv.ParseInt(value, 10, 64)
 		case "deterministic":
 			o.fixed, err = parseFixed(value)
+		case "fetch":
+			o.given, err = parseHosts(value)
 		default:
-			err = fmt.Errorf("there are timeout, fuel, output and deterministic")
+			err = fmt.Errorf("there are timeout, fuel, output, deterministic and fetch")
 		}
 		if err == nil && (o.timeout < 0 || o.fuel < 0 || o.output < 0) {
 			err = fmt.Errorf("it is negative")

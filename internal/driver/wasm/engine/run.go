@@ -264,7 +264,7 @@ func (i *Instance) reason(ctx context.Context, err error) error {
 		return exit
 	}
 	text, _, _ := strings.Cut(err.Error(), "\n")
-	return &Trap{Text: strings.TrimPrefix(text, "wasm error: ")}
+	return &Trap{Text: strings.TrimSuffix(strings.TrimPrefix(text, "wasm error: "), " (recovered by wazero)")}
 }
 
 // begin counts a call, unless the instance is closed.

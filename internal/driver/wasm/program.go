@@ -27,7 +27,11 @@ func (w *world) run(ctx context.Context, args, env []string, dir string, stdin i
 	defer cancel()
 	c := w.config(args, env, dir)
 	c.Stdin, c.Stdout, c.Stderr, c.Output = stdin, stdout, stderr, w.options.output
-	status, err := w.module.Run(ctx, c)
+	run := w.module.Run
+	if w.language == "ruby" && !w.module.Exports("_start") {
+		run = w.ruby
+	}
+	status, err := run(ctx, c)
 	if err == nil {
 		return status
 	}

@@ -32,6 +32,9 @@ func TestPrograms(t *testing.T) {
 		{name: "args, input and files", language: "python", stdin: "line\n", status: 3, stdout: "['x.py', 'one', 'two'] line ['x.py'] True yes\n",
 			code: "import os, sys\nprint(sys.argv, input(), os.listdir('/home/user'), os.path.exists('x.py'), os.environ['GIVEN'])\nsys.exit(3)"},
 		{name: "javascript", language: "javascript", code: "console.log('sum', 1 + 1, scriptArgs.slice(1).join())", stdout: "sum 2 one,two\n"},
+		{name: "ruby", language: "ruby", status: 4, stdout: "[\"one\", \"two\"] x.rb 3.4 {\"a\":[1]} [\"x.rb\"] yes\n", stderr: "to stderr",
+			code: "require 'json'\nputs \"#{ARGV} #{$0} #{RUBY_VERSION[0, 3]} #{JSON.dump({a: [1]})} #{Dir.children('.')} #{ENV['GIVEN']}\"\nwarn 'to stderr'\nexit 4"},
+		{name: "ruby's errors", language: "ruby", status: 1, stderr: "divided by 0 (ZeroDivisionError)", code: "1 / 0"},
 		{name: "its time", language: "python", code: "while True: pass", options: map[string]string{"timeout": "100ms"}, status: statusTimeout, stderr: "ended after 100ms"},
 		{name: "asleep at its time", language: "python", code: "import time; time.sleep(1000)", options: map[string]string{"timeout": "1s"}, status: statusTimeout, stderr: "ended after 1s"},
 		{name: "its instructions", language: "javascript", code: "for (;;);", options: map[string]string{"fuel": "50000000"}, status: statusKilled, stderr: "ended after 50000000 instructions"},
@@ -46,10 +49,10 @@ func TestPrograms(t *testing.T) {
 			if w.options, err = parseOptions(test.options); err != nil {
 				t.Fatal(err)
 			}
-			file := map[string]string{"python": "x.py", "javascript": "x.js"}[test.language]
+			file := map[string]string{"python": "x.py", "javascript": "x.js", "ruby": "x.rb"}[test.language]
 			put(t, w, "/home/user/"+file, test.code)
 			var stdout, stderr bytes.Buffer
-			env := environment(w.base("/home/user"), map[string]string{"GIVEN": "yes"})
+			env := environment(w.base("/home/user"), map[string]string{"GIVEN": "yes", "PWD": "/home/user"})
 			status := w.run(t.Context(), []string{w.command[0], file, "one", "two"}, env, "/home/user", strings.NewReader(test.stdin), &stdout, &stderr)
 			if status != test.status || test.stdout != "" && stdout.String() != test.stdout || !strings.Contains(stderr.String(), test.stderr) {
 				t.Errorf("status %d, %.300q, %.600q", status, stdout.String(), stderr.String())

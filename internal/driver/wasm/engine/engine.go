@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/firebreak-dev/firebreak"
@@ -29,8 +31,8 @@ import (
 
 const (
 	wasi        = "wasi_snapshot_preview1"
-	maxLoaded   = 32              // modules whose code is kept in memory although nobody uses them now
-	compileTime = 5 * time.Minute // that one module may take
+	maxLoaded   = 32               // modules whose code is kept in memory although nobody uses them now
+	compileTime = 10 * time.Minute // that one module may take
 )
 
 // Engine keeps the compiled modules of one state directory. Its methods may be called concurrently.
@@ -262,6 +264,7 @@ func (m *Module) translate(ctx context.Context, wasm []byte) (err error) {
 			err = invalid("it cannot be compiled: %v", r)
 		}
 	}()
+	ctx = experimental.WithCompilationWorkers(ctx, min(4, runtime.GOMAXPROCS(0)))
 	m.compiled, err = m.runtime.CompileModule(ctx, wasm)
 	switch {
 	case err == nil:
@@ -290,6 +293,9 @@ func (m *Module) link(ctx context.Context) error {
 		}
 		if strangers[module] == nil {
 			strangers[module] = m.runtime.NewHostModuleBuilder(module)
+		}
+		if module == resources && offerResource(strangers[module], f) {
+			continue
 		}
 		trap := api.GoFunc(func(context.Context, []uint64) {
 			panic(fmt.Errorf("it called %s of %s, which it is not given", name, module))

@@ -87,10 +87,12 @@ type Instance struct {
 	memory *linear
 	fuel   fuel
 	given  map[string]Given
-	cpu    *CPU
-	wall   func() (seconds int64, nanoseconds int32)
-	nano   func() int64
-	sleep  func(nanoseconds int64)
+	// objects are what bindings keep with the host; see offerResource.
+	objects []uint32
+	cpu     *CPU
+	wall    func() (seconds int64, nanoseconds int32)
+	nano    func() int64
+	sleep   func(nanoseconds int64)
 	// calls are under way, and closing waits for them.
 	mu     sync.Mutex
 	calls  sync.WaitGroup

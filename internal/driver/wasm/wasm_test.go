@@ -26,7 +26,8 @@ func TestConformance(t *testing.T) {
 		InMemory: true,
 		Caps: driver.CapLimitMemory | driver.CapLimitDisk | driver.CapLimitPIDs | driver.CapMounts | driver.CapPrivateRoot |
 			driver.CapPrivatePIDs | driver.CapPrivateNet,
-		Agent: func(testing.TB) string { return "" },
+		Agent:    func(testing.TB) string { return "" },
+		Language: &drivertest.Language{},
 		Root: func(testing.TB) driver.Root {
 			return driver.Root{Form: driver.FormModule, Path: root, Command: []string{"empty"}}
 		},

@@ -40,6 +40,31 @@ func TestServe(t *testing.T) {
 	runScripts(t, bin, "testdata/serve", "gvisor", "")
 }
 
+// TestLanguages runs testdata/language: scripts and modules behind the boundary of a language.
+func TestLanguages(t *testing.T) {
+	bin := binary(t)
+	serves(t, bin, "gvisor")
+	for _, name := range []string{"python.wasm", "javascript.wasm"} {
+		if _, err := os.Stat(filepath.Join(interpreters(t), name)); err == nil {
+			continue
+		} else if required("wasm") {
+			t.Fatalf("wasm is required: %v; make tools", err)
+		}
+		t.Skipf("there is no %s: make tools", name)
+	}
+	runScripts(t, bin, "testdata/language", "gvisor", "")
+}
+
+// interpreters is where scripts/install-test-tools.sh puts those for WebAssembly.
+func interpreters(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("../../.cache/wasm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 func runScripts(t *testing.T, bin, dir, isolation, policy string) {
 	examples, err := filepath.Abs("../../examples")
 	if err != nil {
@@ -55,6 +80,7 @@ func runScripts(t *testing.T, bin, dir, isolation, policy string) {
 			env.Setenv("FIREBREAK_POLICY", policy)
 			env.Setenv("ISOLATION", isolation)
 			env.Setenv("EXAMPLES", examples)
+			env.Setenv("WASM", interpreters(t))
 			env.Setenv("HOME", os.Getenv("HOME")) // without the agent built in, Go builds it, with its caches
 			env.Defer(func() {
 				kill := exec.Command(bin, "kill", "--all")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -165,16 +166,38 @@ func (l *launch) commands(ctx context.Context) ([][]string, error) {
 		return [][]string{l.program.command}, nil
 	}
 	defer l.report.lap(&l.report.upload)()
+	interpreters, err := l.interpreters(ctx)
+	if err != nil {
+		return nil, err
+	}
 	name, err := l.script.upload(ctx, l.client, l.sandbox.GetId(), l.sandbox.GetBoundary(), l.program)
 	if err != nil {
 		return nil, err
 	}
 	args := append([]string{name}, l.program.command[1:]...)
 	var commands [][]string
-	for _, c := range l.script.commands {
+	for _, c := range interpreters {
 		commands = append(commands, append(append([]string{}, c...), args...))
 	}
 	return commands, nil
+}
+
+// interpreters returns what may run the script. Behind the boundary of a language that is what its template says: there is
+// nothing else to try.
+func (l *launch) interpreters(ctx context.Context) ([][]string, error) {
+	all := l.script.commands
+	if l.sandbox.GetBoundary() != firebreak.BoundaryLanguage.String() {
+		return all, nil
+	}
+	got, err := l.client.Templates.GetTemplate(ctx, connect.NewRequest(&firebreakv1.GetTemplateRequest{Name: l.sandbox.GetTemplate()}))
+	if err != nil || len(got.Msg.GetTemplate().GetCommand()) == 0 {
+		return all, err
+	}
+	has := got.Msg.GetTemplate().GetCommand()
+	if i := slices.IndexFunc(all, func(c []string) bool { return contains(has, c[0]) }); i >= 0 {
+		return all[i : i+1], nil
+	}
+	return [][]string{has[:1]}, nil
 }
 
 func (l *launch) noInterpreter(commands [][]string, err error) error {

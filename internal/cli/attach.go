@@ -69,13 +69,12 @@ type attached struct {
 // attach starts p in the sandbox id and returns when it has ended. An error means that its exit status is not known:
 // errTimeLimit, a *signalError, a *startFailure, errOutput, or what befell the sandbox.
 func (a *app) attach(ctx context.Context, c *client.Client, id string, p program) (result, error) {
-	if p.timeout > 0 {
-		var stop context.CancelFunc
-		ctx, stop = context.WithTimeoutCause(ctx, p.timeout+overdue, errTimeLimit)
-		defer stop()
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	if p.timeout > 0 { // no deadline of ctx: Connect would tell the agent that one instead of the limit
+		overdue := time.AfterFunc(p.timeout+overdue, func() { cancel(errTimeLimit) })
+		defer overdue.Stop()
+	}
 	s := &attached{app: a, program: p, process: c.Process(id), cancel: cancel, offsets: &process.Offsets{}}
 	start := time.Now()
 	req := request(p.user, s.startRequest())

@@ -58,6 +58,7 @@ type server struct {
 	procs     map[uint32]*proc
 	all       []*proc
 	users     []string // that requests of Process came from
+	limits    []string // of time, that programs were started with
 
 	absent     []string                                     // programs that Start does not find
 	cutInput   bool                                         // StreamInput breaks off
@@ -91,6 +92,11 @@ func newServer(t *testing.T) *server {
 	s.http = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Connect-Timeout-Ms") == "0" {
 			t.Error("a request has no time at all")
+		}
+		if r.URL.Path == processconnect.ProcessStartProcedure {
+			s.mu.Lock()
+			s.limits = append(s.limits, r.Header.Get("Connect-Timeout-Ms"))
+			s.mu.Unlock()
 		}
 		mux.ServeHTTP(w, r)
 	}))

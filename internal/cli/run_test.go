@@ -245,6 +245,9 @@ func TestRunStopsAtItsTimeLimit(t *testing.T) {
 	if d := s.created[0].Timeout.AsDuration(); d != 300*time.Millisecond+deadlineSlack {
 		t.Errorf("the sandbox got %s", d)
 	}
+	if len(s.limits) != 1 || s.limits[0] != "300" {
+		t.Errorf("the agent was told %q milliseconds, and not the limit", s.limits)
+	}
 }
 
 func TestRunTellsWhyTheSandboxDied(t *testing.T) {

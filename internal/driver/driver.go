@@ -139,6 +139,7 @@ type Spec struct {
 	Network Network           `json:"network"`
 	Mounts  []Mount           `json:"mounts,omitempty"`
 	Options map[string]string `json:"options,omitempty"` // the driver's own; unknown keys are errors
+	Tenant  string            `json:"tenant,omitempty"`  // whose sandboxes may share a process; empty: with nobody
 }
 
 // Caps is the set of what a driver can do on this host: inputs to Create and actions on live sandboxes.

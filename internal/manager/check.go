@@ -95,7 +95,7 @@ func (r Request) mayAsk(by auth.Caller) error {
 }
 
 // narrowing are the options that only take away from a sandbox.
-func narrowing() []string { return []string{"deterministic", "fuel", "output", "timeout"} }
+func narrowing() []string { return []string{"deterministic", "exclusive", "fuel", "output", "timeout"} }
 
 // check refuses what is wrong with r itself, on any host.
 func (r Request) check() error {

@@ -95,7 +95,7 @@ func (m *Manager) admit(by auth.Caller, rec *store.Record) (release func(), err 
 	if by.Operator {
 		return func() {}, nil
 	}
-	rec.Tenant = by.Tenant.ID
+	rec.Tenant, rec.Spec.Tenant = by.Tenant.ID, by.Tenant.ID
 	release, after, err := m.limiter.Admit(by.Tenant, auth.Request{CPUs: rec.Spec.Limits.CPUs, Memory: rec.Spec.Limits.Memory})
 	if err != nil && after > 0 {
 		err = &auth.LimitError{RetryAfter: after, Err: err}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -16,7 +17,9 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/driver/container"
 	"github.com/firebreak-dev/firebreak/internal/driver/gvisor"
 	"github.com/firebreak-dev/firebreak/internal/driver/process"
+	"github.com/firebreak-dev/firebreak/internal/driver/v8"
 	"github.com/firebreak-dev/firebreak/internal/driver/wasm"
+	"github.com/firebreak-dev/firebreak/internal/setup"
 )
 
 // Set is the drivers of one state directory. It may be used concurrently.
@@ -42,7 +45,7 @@ type entry struct {
 }
 
 // entries is the list: the preferred driver first, the weakest boundary last.
-func entries() []entry {
+func (s *Set) entries() []entry {
 	return []entry{
 		{name: "gvisor", make: func(dir, agent string, log *slog.Logger) driver.Driver {
 			return gvisor.New(gvisor.Config{StateDir: dir, Agent: agent, Log: log})
@@ -53,6 +56,10 @@ func entries() []entry {
 		{name: "wasm", here: true, make: func(dir, _ string, log *slog.Logger) driver.Driver {
 			return wasm.New(wasm.Config{StateDir: dir, Log: log})
 		}},
+		{name: "v8", here: true, make: func(dir, _ string, log *slog.Logger) driver.Driver {
+			inner := func(ctx context.Context) ([]driver.Driver, error) { return s.walls(ctx, dir) }
+			return v8.New(v8.Config{StateDir: dir, Workerd: s.workerd, Inner: inner, Log: log})
+		}},
 		{name: "process", make: func(dir, agent string, log *slog.Logger) driver.Driver {
 			return process.New(process.Config{StateDir: dir, Agent: agent, Log: log})
 		}},
@@ -62,7 +69,7 @@ func entries() []entry {
 // Names lists all drivers, the preferred one first.
 func (s *Set) Names() []string {
 	var names []string
-	for _, e := range entries() {
+	for _, e := range s.entries() {
 		names = append(names, e.name)
 	}
 	return names
@@ -80,22 +87,56 @@ func (s *Set) Maker(ctx context.Context, name string) (driver.Driver, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d, err := s.driver(name, "")
-	if err != nil || here(name) {
+	if err != nil || s.here(name) {
 		return d, err // before an agent is built for it
 	}
-	if s.agent == "" {
-		agent, err := agentbin.Path(ctx, filepath.Join(s.stateDir, "agent"), s.log)
-		if err != nil {
-			return nil, err
-		}
-		s.agent = agent
+	if err := s.findAgent(ctx); err != nil {
+		return nil, err
 	}
 	return s.driver(name, s.agent)
 }
 
+// findAgent must be called with s.mu held.
+func (s *Set) findAgent(ctx context.Context) error {
+	if s.agent != "" {
+		return nil
+	}
+	agent, err := agentbin.Path(ctx, filepath.Join(s.stateDir, "agent"), s.log)
+	if err != nil {
+		return err
+	}
+	s.agent = agent
+	return nil
+}
+
+// walls are the drivers for the sandboxes of another driver's own, which keeps their state: the strongest first.
+func (s *Set) walls(ctx context.Context, dir string) ([]driver.Driver, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.findAgent(ctx); err != nil {
+		return nil, err
+	}
+	return []driver.Driver{
+		gvisor.New(gvisor.Config{StateDir: filepath.Join(dir, "gvisor"), Agent: s.agent, Log: s.log}),
+		container.New(container.Config{StateDir: filepath.Join(dir, "container"), Agent: s.agent, Log: s.log}),
+	}, nil
+}
+
+// workerd finds the engine of the driver v8: what was set up, else what is on PATH.
+func (s *Set) workerd() string {
+	if tools, err := setup.Find("workerd"); err == nil && len(tools) > 0 && tools[0].Here(s.stateDir) {
+		return tools[0].Path(s.stateDir)
+	}
+	path, err := exec.LookPath("workerd")
+	if err != nil {
+		return ""
+	}
+	return path
+}
+
 // here reports whether a driver's sandboxes live in this process.
-func here(name string) bool {
-	return slices.ContainsFunc(entries(), func(e entry) bool { return e.name == name && e.here })
+func (s *Set) here(name string) bool {
+	return slices.ContainsFunc(s.entries(), func(e entry) bool { return e.name == name && e.here })
 }
 
 // driver must be called with s.mu held.
@@ -104,7 +145,7 @@ func (s *Set) driver(name, agent string) (driver.Driver, error) {
 	if d := s.made[key]; d != nil {
 		return d, nil
 	}
-	for _, e := range entries() {
+	for _, e := range s.entries() {
 		if e.name == name {
 			s.made[key] = e.make(filepath.Join(s.stateDir, "drivers", name), agent, s.log)
 			return s.made[key], nil

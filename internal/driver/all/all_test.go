@@ -14,7 +14,7 @@ func TestEveryDriverKeepsWithoutAnAgent(t *testing.T) {
 	dir := t.TempDir()
 	s := New(dir, slog.New(slog.DiscardHandler))
 	names := s.Names()
-	if !slices.Equal(names, []string{"gvisor", "container", "wasm", "process"}) {
+	if !slices.Equal(names, []string{"gvisor", "container", "wasm", "v8", "process"}) {
 		t.Errorf("names %v", names)
 	}
 	for _, name := range names {

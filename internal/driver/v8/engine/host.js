@@ -1,0 +1,30 @@
+// The worker that firebreak talks to. It makes isolates and passes requests on to them; what comes back it does not look
+// at. It has nothing that an isolate could want: no network, no files, no secrets, and nothing it holds is given to them.
+import kernel from 'kernel.js'
+
+const code = {
+  compatibilityDate: '2026-11-01',
+  compatibilityFlags: ['allow_insecure_inefficient_logged_eval'],
+  allowExperimental: true, // for eval
+  mainModule: 'kernel.js',
+  modules: { 'kernel.js': kernel },
+  globalOutbound: null,
+  env: {}
+}
+
+export default {
+  // POST /NAME/new makes the isolate, which must not have been there; /NAME/run runs code in it; /NAME/end ends it.
+  async fetch (request, env) {
+    const [, name, verb] = new URL(request.url).pathname.split('/')
+    if (name === 'ping') return new Response('pong')
+    const isolate = env.loader.get(name, () => {
+      if (verb !== 'new') throw new Error('there is no such isolate')
+      return code
+    })
+    try {
+      return await isolate.getEntrypoint().fetch(new Request('http://isolate/' + verb, { method: 'POST', body: request.body }))
+    } catch (error) {
+      return new Response(String(error), { status: verb === 'end' ? 200 : 410 })
+    }
+  }
+}

@@ -1,0 +1,115 @@
+// What every isolate begins with: it evaluates code that the host has made ready, and tells what comes of it as lines of
+// JSON. The code shares this isolate and may change whatever it reaches of it: it can only spoil what is told of itself,
+// and the host believes nothing of that. What is used after code has run is taken out of its reach here, so that code
+// that changes prototypes by mistake still gets answers.
+import util from 'node:util'
+import { createRequire } from 'node:module'
+import { abortIsolate } from 'cloudflare:workers'
+
+const { inspect, format } = util
+const evaluate = globalThis.eval
+const { stringify, parse } = JSON
+const { keys, entries, assign, defineProperty, getOwnPropertyDescriptor } = Object
+const encoder = new TextEncoder()
+const encode = encoder.encode.bind(encoder)
+const { Response, TransformStream, Error, String, Promise, Symbol } = globalThis
+const maxText = 1 << 20
+const forms = {
+  'text/plain': 'text', 'text/html': 'html', 'text/markdown': 'markdown', 'image/svg+xml': 'svg', 'image/png': 'png',
+  'image/jpeg': 'jpeg', 'application/pdf': 'pdf', 'text/latex': 'latex', 'application/json': 'json',
+  'application/javascript': 'javascript'
+}
+const exit = Symbol('exit')
+
+let tell = () => {} // of the present run
+
+function cut (text) {
+  return text.length <= maxText ? text : text.slice(0, maxText) + `… (${text.length} characters in all)`
+}
+
+function render (value) {
+  const out = {}
+  try {
+    out.text = cut(typeof value === 'string' ? value : inspect(value))
+  } catch {
+    out.text = '<a value that cannot be shown>'
+  }
+  const own = Symbol.for('Jupyter.display')
+  if (value !== null && typeof value === 'object' && typeof value[own] === 'function') {
+    for (const [mime, data] of entries(value[own]())) out[forms[mime] ?? mime] = data
+  }
+  return out
+}
+
+function failure (error) {
+  const isError = error instanceof Error
+  let text = isError ? String(error.stack ?? error) : 'Uncaught ' + inspect(error)
+  text = text.split('\n').filter(line => !/^ +at .*(kernel\.js|node-internal:)/.test(line)).join('\n')
+  return {
+    type: 'error', name: String(isError ? error.name : typeof error), traceback: cut(text),
+    value: cut(isError ? String(error.message) : inspect(error))
+  }
+}
+
+function print (stream) {
+  return (...values) => tell({ type: 'print', stream, text: format(...values) + '\n' })
+}
+
+function prepare () {
+  const out = print('stdout')
+  const err = print('stderr')
+  assign(console, { log: out, info: out, debug: out, dir: value => out(inspect(value)), table: out, error: err, warn: err, trace: err })
+  const refuse = async () => { throw new TypeError('fetch is refused: a V8 sandbox has no network') }
+  assign(globalThis, { fetch: refuse, require: createRequire('file:///'), display: value => tell({ type: 'result', main: false, forms: render(value) }) })
+  process.exit = status => {
+    tell({ type: 'exit', status: Number(status ?? 0) & 255 })
+    throw exit
+  }
+  const stream = name => ({ write: text => { tell({ type: 'print', stream: name, text: String(text) }); return true } })
+  defineProperty(process, 'stdout', { value: stream('stdout'), configurable: true })
+  defineProperty(process, 'stderr', { value: stream('stderr'), configurable: true })
+}
+
+async function run (request) {
+  const before = keys(request.env).map(name => [name, getOwnPropertyDescriptor(process.env, name)?.value])
+  assign(process.env, request.env)
+  if (request.argv !== undefined) process.argv = request.argv
+  try {
+    // The value comes in a box, so that one that has a method "then" is not waited for twice.
+    let value = evaluate(request.code)
+    if (request.boxed) value = (await value)[0]
+    value = await value
+    if (value !== undefined && !request.program) tell({ type: 'result', main: true, forms: render(value) })
+  } catch (error) {
+    if (error !== exit) tell(failure(error))
+  }
+  if (!request.program) {
+    for (const [name, value] of before) {
+      if (value === undefined) delete process.env[name]
+      else process.env[name] = value
+    }
+  }
+}
+
+export default {
+  async fetch (request) {
+    if (request.url.endsWith('/end')) abortIsolate('ended')
+    if (request.url.endsWith('/new')) {
+      prepare()
+      return new Response(null, { status: 204 })
+    }
+    const asked = parse(await request.text())
+    const { readable, writable } = new TransformStream()
+    const writer = writable.getWriter()
+    const write = writer.write.bind(writer)
+    const close = writer.close.bind(writer)
+    const mine = frame => write(encode(stringify(frame) + '\n')).catch(() => {})
+    tell = mine
+    run(asked).then(() => {
+      mine({ type: 'done' })
+      tell = () => {}
+      return close()
+    }).catch(() => {})
+    return new Response(readable)
+  }
+}

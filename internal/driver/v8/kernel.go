@@ -1,0 +1,311 @@
+package v8
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/firebreak-dev/firebreak/internal/agent/code"
+)
+
+const (
+	maxOutput = 64 << 20        // bytes that come of one run
+	yield     = 2 * time.Second // after which a script that was interrupted must have let go of the processor
+)
+
+// request is what a kernel is asked to run.
+type request struct {
+	Code    string            `json:"code"`
+	Boxed   bool              `json:"boxed"`
+	Env     map[string]string `json:"env"`
+	Argv    []string          `json:"argv,omitempty"`
+	Program bool              `json:"program"`
+}
+
+// frame is what comes of a run. User code can write one, so everything is checked.
+type frame struct {
+	Type string `json:"type"` // print, result, error, exit, done
+
+	Stream string `json:"stream"` // print: stdout or stderr
+	Text   string `json:"text"`
+
+	Main  bool                       `json:"main"` // result
+	Forms map[string]json.RawMessage `json:"forms"`
+
+	Name      string `json:"name"` // error
+	Value     string `json:"value"`
+	Traceback string `json:"traceback"`
+
+	Status int `json:"status"` // exit
+}
+
+func parseFrame(line []byte) (frame, error) {
+	var f frame
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&f); err != nil {
+		return f, err
+	}
+	switch f.Type {
+	case "result", "error", "exit", "done":
+		return f, nil
+	case "print":
+		if f.Stream == "stdout" || f.Stream == "stderr" {
+			return f, nil
+		}
+	}
+	return f, fmt.Errorf("a frame of type %q", f.Type)
+}
+
+// kernel is an isolate that keeps its state from one run to the next.
+type kernel struct {
+	ready chan struct{} // closed when it has its isolate, or will never have one
+	gone  chan struct{}
+
+	mu     sync.Mutex
+	proc   *proc  // nil before ready
+	name   string // of the isolate
+	used   time.Time
+	busy   bool
+	reason string // why it ended
+}
+
+var _ code.Kernel = (*kernel)(nil)
+
+func newKernel() *kernel {
+	return &kernel{ready: make(chan struct{}), gone: make(chan struct{}), used: time.Now()}
+}
+
+// begin gets an isolate from the group's process.
+func (k *kernel) begin(ctx context.Context, g *group) {
+	defer close(k.ready)
+	p, err := g.process(ctx)
+	if err == nil {
+		err = p.add(k)
+	}
+	var name string
+	if err == nil {
+		name, err = p.isolate(ctx)
+	}
+	if err != nil {
+		k.lose("no isolate could be made: " + err.Error())
+		if p != nil {
+			p.remove(k)
+		}
+		return
+	}
+	k.mu.Lock()
+	k.proc, k.name = p, name
+	ended := k.reason != ""
+	k.mu.Unlock()
+	if ended {
+		p.remove(k)
+		p.drop(name)
+	}
+}
+
+// Ready implements code.Kernel.
+func (k *kernel) Ready(ctx context.Context) error {
+	select {
+	case <-k.gone:
+		return errors.New(k.End())
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-k.ready:
+	}
+	select {
+	case <-k.gone:
+		return errors.New(k.End())
+	default:
+		return nil
+	}
+}
+
+// Gone implements code.Kernel.
+func (k *kernel) Gone() <-chan struct{} { return k.gone }
+
+// End implements code.Kernel.
+func (k *kernel) End() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return "the isolate was ended: " + k.reason
+}
+
+// Kill implements code.Kernel.
+func (k *kernel) Kill(reason string) {
+	if !k.lose(reason) {
+		return
+	}
+	k.mu.Lock()
+	p, name := k.proc, k.name
+	k.mu.Unlock()
+	if p != nil {
+		p.remove(k)
+		p.drop(name)
+	}
+}
+
+// lose marks the kernel as gone, and reports whether it was not.
+func (k *kernel) lose(reason string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.reason != "" {
+		return false
+	}
+	k.reason = reason
+	close(k.gone)
+	return true
+}
+
+// idle reports since when nothing runs in the kernel.
+func (k *kernel) idle() (time.Time, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.used, !k.busy && k.proc != nil
+}
+
+func (k *kernel) occupy(busy bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.busy, k.used = busy, time.Now()
+}
+
+// Run implements code.Kernel.
+func (k *kernel) Run(ctx context.Context, text string, env map[string]string, out code.Sink) bool {
+	s := prepare(text)
+	if env == nil {
+		env = map[string]string{}
+	}
+	lives := k.run(ctx, request{Code: s.code + "\n//# sourceURL=cell", Boxed: s.boxed, Env: env}, func(f frame) {
+		switch f.Type {
+		case "print":
+			out.Print(f.Stream, f.Text)
+			out.Flush()
+		case "result":
+			out.Result(f.Main, f.Forms)
+			out.Flush()
+		case "error":
+			out.Failed(f.Name, f.Value, f.Traceback)
+		case "exit":
+			out.Failed("Exit", fmt.Sprintf("process.exit(%d) was called; the isolate lives on", f.Status), "")
+		}
+	})
+	return lives
+}
+
+// run has the isolate evaluate code, and reports whether the kernel lives on.
+func (k *kernel) run(ctx context.Context, r request, take func(frame)) bool {
+	if err := k.Ready(ctx); err != nil {
+		return ctx.Err() != nil
+	}
+	k.occupy(true)
+	defer k.occupy(false)
+	k.proc.running.Add(1)
+	defer k.proc.running.Add(-1)
+	within, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-k.gone:
+			cancel()
+		case <-stop:
+		}
+	}()
+	err := k.exchange(within, r, take)
+	if err == nil {
+		return !k.lost(0)
+	}
+	if k.lost(0) {
+		return false
+	}
+	if ctx.Err() == nil && !errors.Is(err, errUnfinished) && !errors.Is(err, errHostile) {
+		// A connection breaks when the process ends, which is told on another way.
+		if k.lost(yield) {
+			return false
+		}
+	}
+	if pingErr := k.proc.ping(context.WithoutCancel(ctx), yield); pingErr != nil {
+		k.proc.end("its V8 process was ended: a script whose run was ended did not let go of the processor")
+		return false
+	}
+	switch {
+	case ctx.Err() != nil:
+		return true // interrupted
+	case errors.Is(err, errUnfinished):
+		take(frame{Type: "error", Name: "Unfinished", Value: "the code waits for what can never come: nothing in its isolate is left that could go on"})
+		return true
+	}
+	k.Kill(err.Error())
+	return false
+}
+
+// lost waits a moment for the kernel's end.
+func (k *kernel) lost(wait time.Duration) bool {
+	select {
+	case <-k.gone:
+		return true
+	default:
+	}
+	if wait == 0 {
+		return false
+	}
+	select {
+	case <-k.gone:
+		return true
+	case <-time.After(wait):
+		return false
+	}
+}
+
+var (
+	errUnfinished = errors.New("the run has no end")
+	errHostile    = errors.New("it said what no kernel says (code that it ran may have)")
+)
+
+// exchange makes the request and takes what comes of it.
+func (k *kernel) exchange(ctx context.Context, r request, take func(frame)) error {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://v8/"+k.name+"/run", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	res, err := k.proc.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("workerd answered %d", res.StatusCode)
+	}
+	lines := bufio.NewScanner(res.Body)
+	lines.Buffer(nil, code.MaxFrame)
+	total := 0
+	for lines.Scan() {
+		if total += len(lines.Bytes()); total > maxOutput {
+			return fmt.Errorf("one run told more than %d MiB", maxOutput>>20)
+		}
+		f, err := parseFrame(lines.Bytes())
+		if err != nil {
+			return fmt.Errorf("%w: %w", errHostile, err)
+		}
+		if f.Type == "done" {
+			return nil
+		}
+		take(f)
+	}
+	if errors.Is(lines.Err(), bufio.ErrTooLong) {
+		return fmt.Errorf("one piece of output has more than %d MiB", code.MaxFrame>>20)
+	}
+	return errors.Join(errUnfinished, ctx.Err())
+}

@@ -1,0 +1,199 @@
+package v8
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+
+	"github.com/tdewolff/parse/v2"
+	"github.com/tdewolff/parse/v2/js"
+)
+
+// maxCode bounds what is evaluated at once, in bytes.
+const maxCode = 8 << 20
+
+// script is code made ready for an isolate's eval, which keeps only what var and function declare.
+type script struct {
+	code  string
+	boxed bool // it is a promise of [value]
+}
+
+// prepare makes code ready, so that what it declares at its top is there in the next run, whose last expression is its
+// value, and in which await and import may stand at the top. Code that is not JavaScript is left as it is, for V8 to
+// say what is wrong with it; the parser refuses what is nested too deep, and so cannot be made to overflow.
+func prepare(code string) script {
+	if len(code) > maxCode {
+		return script{code: code}
+	}
+	ast, err := js.Parse(parse.NewInputString(code), js.Options{})
+	if err != nil {
+		// The parser knows await at the top of modules only, and takes a program for one at its first import.
+		ast, err = js.Parse(parse.NewInputString("import ''\n"+code), js.Options{})
+		if err != nil {
+			return script{code: code}
+		}
+		ast.List = ast.List[1:]
+	}
+	r := rewriter{async: waits(ast)}
+	for i, stmt := range ast.List {
+		r.statement(stmt, i == len(ast.List)-1)
+	}
+	return r.script()
+}
+
+// waits reports whether await or import stands at the top of code, outside of its functions.
+func waits(ast *js.AST) bool {
+	w := &awaiting{}
+	js.Walk(w, ast)
+	return w.found
+}
+
+type awaiting struct{ found bool }
+
+func (w *awaiting) Enter(n js.INode) js.IVisitor {
+	switch n := n.(type) {
+	case *js.FuncDecl, *js.ArrowFunc, *js.MethodDecl:
+		return nil
+	case *js.UnaryExpr:
+		w.found = w.found || n.Op == js.AwaitToken
+	case *js.ForOfStmt:
+		w.found = w.found || n.Await
+	case *js.ImportStmt, *js.ExportStmt:
+		w.found = true
+	}
+	return w
+}
+
+func (w *awaiting) Exit(js.INode) {}
+
+// rewriter writes statements of the top anew.
+type rewriter struct {
+	async bool
+	outer strings.Builder // declarations, before all else
+	body  strings.Builder
+}
+
+func (r *rewriter) script() script {
+	if !r.async {
+		return script{code: r.outer.String() + r.body.String()}
+	}
+	return script{code: r.outer.String() + "(async () => {\n" + r.body.String() + "\nreturn [undefined]\n})()", boxed: true}
+}
+
+func (r *rewriter) statement(stmt js.IStmt, last bool) {
+	switch s := stmt.(type) {
+	case *js.VarDecl:
+		r.variables(s)
+	case *js.ClassDecl:
+		fmt.Fprintf(&r.outer, "var %s;\n", s.Name.Data)
+		fmt.Fprintf(&r.body, "void (%s = %s);\n", s.Name.Data, text(s))
+	case *js.FuncDecl:
+		if s.Name != nil {
+			r.outer.WriteString(text(s) + "\n")
+		}
+	case *js.ImportStmt:
+		r.imports(s)
+	case *js.ExportStmt:
+		r.exports(s, last)
+	case *js.ExprStmt:
+		if last && r.async {
+			fmt.Fprintf(&r.body, "return [(%s)];\n", text(s.Value))
+			return
+		}
+		// A value that begins like a function or a block is none.
+		fmt.Fprintf(&r.body, "(%s);\n", text(s.Value))
+	default:
+		r.body.WriteString(text(stmt) + "\n")
+	}
+}
+
+// variables declares at the outside, and assigns where the declaration was.
+func (r *rewriter) variables(d *js.VarDecl) {
+	for _, e := range d.List {
+		if e.Binding == nil {
+			continue
+		}
+		names := map[string]bool{}
+		bound(e.Binding, names)
+		for name := range names {
+			fmt.Fprintf(&r.outer, "var %s;\n", name)
+		}
+		switch {
+		case e.Default != nil:
+			// Statements that have no value leave that of the one before, so void is not it.
+			fmt.Fprintf(&r.body, "void (%s = %s);\n", text(e.Binding), text(e.Default))
+		case d.TokenType != js.VarToken:
+			fmt.Fprintf(&r.body, "void (%s = undefined);\n", text(e.Binding))
+		}
+	}
+}
+
+// bound collects the names that a pattern binds.
+func bound(b js.IBinding, names map[string]bool) {
+	switch b := b.(type) {
+	case *js.Var:
+		names[string(b.Data)] = true
+	case *js.BindingArray:
+		for _, e := range b.List {
+			if e.Binding != nil {
+				bound(e.Binding, names)
+			}
+		}
+		if b.Rest != nil {
+			bound(b.Rest, names)
+		}
+	case *js.BindingObject:
+		for _, item := range b.List {
+			if item.Value.Binding != nil {
+				bound(item.Value.Binding, names)
+			}
+		}
+		if b.Rest != nil {
+			names[string(b.Rest.Data)] = true
+		}
+	}
+}
+
+// imports makes import() of an import statement.
+func (r *rewriter) imports(s *js.ImportStmt) {
+	from := fmt.Sprintf("await import(%s)", s.Module)
+	declare := func(name []byte) { fmt.Fprintf(&r.outer, "var %s;\n", name) }
+	if len(s.Default) > 0 {
+		declare(s.Default)
+		fmt.Fprintf(&r.body, "%s = (%s).default;\n", s.Default, from)
+	}
+	for _, a := range s.List {
+		if len(a.Binding) == 0 {
+			continue
+		}
+		declare(a.Binding)
+		switch {
+		case string(a.Name) == "*":
+			fmt.Fprintf(&r.body, "%s = %s;\n", a.Binding, from)
+		case len(a.Name) > 0:
+			fmt.Fprintf(&r.body, "%s = (%s).%s;\n", a.Binding, from, a.Name)
+		default:
+			fmt.Fprintf(&r.body, "%s = (%s).%s;\n", a.Binding, from, a.Binding)
+		}
+	}
+	if len(s.Default) == 0 && len(s.List) == 0 {
+		r.body.WriteString(from + ";\n")
+	}
+}
+
+// exports keeps what is declared; nobody imports it.
+func (r *rewriter) exports(s *js.ExportStmt, last bool) {
+	switch d := s.Decl.(type) {
+	case nil:
+	case js.IStmt:
+		r.statement(d, last)
+	default:
+		fmt.Fprintf(&r.body, "(%s);\n", text(d))
+	}
+}
+
+func text(n js.INode) string {
+	var b bytes.Buffer
+	n.JS(&b)
+	return b.String()
+}

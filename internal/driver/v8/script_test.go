@@ -1,0 +1,66 @@
+package v8
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestPrepare(t *testing.T) {
+	async := func(outer, body string) string {
+		return outer + "(async () => {\n" + body + "\nreturn [undefined]\n})()"
+	}
+	for code, want := range map[string]string{
+		"1+1":                           "(1 + 1);\n",
+		"let x = 1; x":                  "var x;\nvoid (x = 1);\n(x);\n",
+		"let x":                         "var x;\nvoid (x = undefined);\n",
+		"var x":                         "var x;\n",
+		"const {a, b: [c], ...d} = y":   "var a;\nvar c;\nvar d;\nvoid ({a, b: [c], ...d} = y);\n",
+		"class A { #x = 1 }":            "var A;\nvoid (A = class A {\n    #x = 1;\n});\n",
+		"function f() {}":               "function f() {}\n",
+		"({a: 1})":                      "(({a: 1}));\n",
+		"async () => { await 1 }":       "(async () => {\n    await 1;\n});\n",
+		"1 +":                           "1 +",
+		"import('x')":                   "(import('x'));\n",
+		"await f()":                     async("", "return [(await f())];\n"),
+		"const z = await f()":           async("var z;\n", "void (z = await f());\n"),
+		"import * as p from 'node:p'":   async("var p;\n", "p = await import('node:p');\n"),
+		"import d, {a as b} from 'm'":   async("var d;\nvar b;\n", "d = (await import('m')).default;\nb = (await import('m')).a;\n"),
+		"import 'm'":                    async("", "await import('m');\n"),
+		"export const q = 1":            async("var q;\n", "void (q = 1);\n"),
+		"export default function g(){}": async("function g() {}\n", ""),
+		"export {a}":                    async("", ""),
+		"for await (const x of y) z(x)": async("", "for await (const x of y) {\n    z(x);\n}\n"),
+	} {
+		got := prepare(code)
+		if got.code != want || got.boxed != strings.Contains(want, "return [undefined]") {
+			t.Errorf("%s:\n%s\nwant\n%s", code, got.code, want)
+		}
+	}
+}
+
+// TestPrepareDeep: what is nested without end is left to V8, which has a limit of its own, and does not overflow here.
+func TestPrepareDeep(t *testing.T) {
+	for _, part := range []string{"!", "a=>", "x=", "if(a)", "a?", "new ", "await ", "a,", "a**", "-", "a:", "a+", ".b", "`${", "for(;;)", "else ", "async ", "a||", "({", "[", "function f(){", "class A{x="} {
+		code := "a" + strings.Repeat(part, 1_000_000/len(part))
+		if got := prepare(code); got.code != code {
+			t.Errorf("%q was made %.100q", part, got.code)
+		}
+	}
+}
+
+func FuzzPrepare(f *testing.F) {
+	for _, code := range []string{"let {a = 1, ...b} = c", "class A extends B {}", "import x, * as y from 'z'", "label: for await (const [a] of b) {}", "export default class {}", "`${a}`"} {
+		f.Add(code)
+	}
+	f.Fuzz(func(_ *testing.T, code string) { prepare(code) })
+}
+
+func FuzzParseFrame(f *testing.F) {
+	f.Add([]byte(`{"type":"print","stream":"stdout","text":"x"}`))
+	f.Add([]byte(`{"type":"result","main":true,"forms":{"text":"x"}}`))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		if frame, err := parseFrame(line); err == nil && frame.Type == "print" && frame.Stream != "stdout" && frame.Stream != "stderr" {
+			t.Errorf("%q was taken", line)
+		}
+	})
+}

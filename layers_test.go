@@ -21,7 +21,7 @@ const module = "github.com/firebreak-dev/firebreak"
 // layers is the table of the architecture, top first: a package imports only from layers below its own. The drawing in
 // ARCHITECTURE.md is this text.
 const layers = `
-7  cmd/firebreak  cmd/firebreak-agent  internal/bench  internal/bench/runsc  internal/sdktest
+7  cmd/firebreak  cmd/firebreak-agent  internal/bench  internal/bench/runsc  internal/sdktest  internal/driver/wasm/engine/warm
 6  internal/e2b  internal/rpc  internal/mcp  internal/server  internal/cli  client
 5  internal/manager  internal/build
 4  internal/driver/all  internal/dataplane

@@ -2,9 +2,11 @@ package wasm
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -36,11 +38,30 @@ func interpreter(t testing.TB, language string) string {
 	return path
 }
 
+// warm has a module compiled by a program without the race detector.
+func warm(t testing.TB, path string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(cache, "wasm-compiled")
+	if _, err := os.Stat(filepath.Join(dir, fmt.Sprintf("%x", sha256.Sum256(data)), "mac")); err == nil {
+		return
+	}
+	run := exec.Command("go", "run", "github.com/firebreak-dev/firebreak/internal/driver/wasm/engine/warm", dir, path)
+	if out, err := run.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
 // newWorld is a sandbox's world without its agent. What is compiled stays for the next test.
 func newWorld(t testing.TB, language string) *world {
 	t.Helper()
+	path := interpreter(t, language)
+	warm(t, path)
 	e := engine.New(filepath.Join(cache, "wasm-compiled"))
-	m, err := e.Open(t.Context(), interpreter(t, language))
+	m, err := e.Open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}

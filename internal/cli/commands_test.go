@@ -173,6 +173,8 @@ func TestExec(t *testing.T) {
 	run{s: s}.do(t, "exec", "--timeout", "200ms", "work", "sleep", "9").wantError(t, 124, "firebreak: exec: the program was stopped at its time limit of 200ms")
 	run{s: s}.do(t, "exec", "work").wantError(t, 125, "an argument is missing; write firebreak exec")
 	run{s: s}.do(t, "exec", "nobody", "true").wantError(t, 125, `there is no sandbox "nobody"; firebreak ls`)
+	s.sandboxes["4e15"] = &firebreakv1.Sandbox{Id: "4e15", State: "running", Driver: "wasm", Elsewhere: true}
+	run{s: s}.do(t, "exec", "4e15", "true").wantError(t, 125, "lives within the process of firebreak that made it; ask the server that made it: --server")
 	s.sandboxes[sandboxID].State, s.sandboxes[sandboxID].EndReason = "ended", "deadline"
 	run{s: s}.do(t, "exec", "work", "true").wantError(t, 125, "sandbox 3fa7b2c1 has ended: deadline")
 	if len(s.deleted) != 0 {

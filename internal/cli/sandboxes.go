@@ -58,6 +58,10 @@ func resolveLive(ctx context.Context, c *client.Client, word string) (string, er
 		return "", &firebreak.Error{Kind: firebreak.KindState, Err: fmt.Errorf("sandbox %s has ended%s", sb.GetId(), endText(sb)),
 			Mend: "start another with firebreak run --detach"}
 	}
+	if sb.GetElsewhere() {
+		return "", &firebreak.Error{Kind: firebreak.KindState, Err: fmt.Errorf("sandbox %s lives within the process of firebreak that made it", sb.GetId()),
+			Mend: "ask the server that made it: --server unix://PATH or FIREBREAK_SERVER"}
+	}
 	return sb.GetId(), nil
 }
 

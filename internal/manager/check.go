@@ -94,6 +94,9 @@ func (r Request) mayAsk(by auth.Caller) error {
 	return nil
 }
 
+// optionFetch names hosts that code may fetch from.
+const optionFetch = "fetch"
+
 // narrowing are the options that only take away from a sandbox.
 func narrowing() []string { return []string{"deterministic", "exclusive", "fuel", "output", "timeout"} }
 

@@ -43,6 +43,7 @@ func (m *Manager) look(ctx context.Context, rec store.Record) (store.Record, err
 	if errors.Is(err, fs.ErrNotExist) {
 		return m.lost(ctx, rec)
 	}
+	rec.Elsewhere = errors.Is(err, errElsewhere)
 	if err == nil {
 		rec.Usage = readUsage(ctx, b.sb)
 	}

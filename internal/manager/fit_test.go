@@ -228,8 +228,11 @@ func TestFitReadsNothing(t *testing.T) {
 func TestOptionsReachTheDriver(t *testing.T) {
 	l := newHost(t).linguists()
 	m := l.manager(t, func(c *Config) { c.Adopt = true })
-	options := map[string]string{"fuel": "1000", "allow": "read=/data"}
-	mustCreate(t, m, Request{Template: "filter", Options: options, Detached: true})
+	options := map[string]string{"fuel": "1000", "fetch": "api.example.com"}
+	rec := mustCreate(t, m, Request{Template: "filter", Options: options, Detached: true})
+	if text := strings.Join(rec.Warnings, "\n"); !strings.Contains(text, "may fetch from api.example.com") {
+		t.Errorf("warnings %q", text)
+	}
 	if got := l.drivers["wasm"].(*spy).made().Options; !maps.Equal(got, options) {
 		t.Errorf("the driver was told %v", got)
 	}
@@ -243,7 +246,7 @@ func TestOptionsReachTheDriver(t *testing.T) {
 	if err := ask("fuel"); err != nil {
 		t.Errorf("a tenant's own limit: %v", err)
 	}
-	if err := ask("allow"); firebreak.KindOf(err) != firebreak.KindDenied {
+	if err := ask("fetch"); firebreak.KindOf(err) != firebreak.KindDenied {
 		t.Errorf("a tenant's way to the host: %v", err)
 	}
 }
@@ -272,6 +275,10 @@ func TestBoundSandboxesEndWithTheirMaker(t *testing.T) {
 	rec := mustCreate(t, maker, Request{Template: "filter", Detached: true})
 	other := mustCreate(t, maker, Request{Detached: true})
 
+	if got, err := maker.Get(operator(t.Context()), string(rec.ID)); err != nil || got.Elsewhere {
+		t.Errorf("the maker gets %+v, %v", got, err)
+	}
+
 	// Another process does not reach it while its maker lives, and takes it for nothing else.
 	l.drivers = maps.Clone(l.drivers)
 	l.drivers["wasm"] = &spy{posing: &posing{Driver: fake.New(), info: l.drivers["wasm"].(*spy).info}}
@@ -286,7 +293,7 @@ func TestBoundSandboxesEndWithTheirMaker(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if got, err := beside.Get(operator(t.Context()), string(rec.ID)); err != nil || got.State != firebreak.StateRunning {
+	if got, err := beside.Get(operator(t.Context()), string(rec.ID)); err != nil || got.State != firebreak.StateRunning || !got.Elsewhere {
 		t.Errorf("get: %+v, %v", got, err)
 	}
 

@@ -36,7 +36,7 @@ func sandboxMessage(r store.Record) *firebreakv1.Sandbox {
 		Id: string(r.ID), State: string(r.State), Template: r.Template, Driver: r.Driver, Boundary: r.Boundary.String(),
 		Name: r.Name, Detached: r.Detached, CreatedAt: timestamp(r.Created), Deadline: timestamp(r.Deadline),
 		Limits:    &firebreakv1.Limits{Cpus: l.CPUs, MemoryBytes: l.Memory, DiskBytes: l.Disk, Pids: l.PIDs},
-		EndReason: string(r.Exit.Reason), EndDetail: r.Exit.Detail, EndedAt: timestamp(r.Ended), Warnings: r.Warnings, Command: r.Command,
+		EndReason: string(r.Exit.Reason), EndDetail: r.Exit.Detail, EndedAt: timestamp(r.Ended), Elsewhere: r.Elsewhere, Warnings: r.Warnings, Command: r.Command,
 		Metadata: r.Metadata, Tenant: r.Tenant, PausedAt: timestamp(r.Paused), OnTimeout: string(r.OnTimeout), AutoResume: r.AutoResume,
 	}
 	for _, m := range r.Spec.Mounts {

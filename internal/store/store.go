@@ -274,23 +274,24 @@ func noSpace(op string, err error) error {
 
 // Record is all that is kept of a sandbox.
 type Record struct {
-	ID       driver.ID          `json:"id"`
-	Tenant   string             `json:"tenant,omitempty"` // whose it is; empty: the operator's
-	Name     string             `json:"name,omitempty"`   // unique among those of its tenant that have not ended
-	Pool     string             `json:"pool,omitempty"`   // where it lies, made ahead and nobody's yet; empty: it is somebody's
-	Owner    string             `json:"owner"`            // the process that made it or is ending it
-	State    firebreak.State    `json:"state"`
-	Detached bool               `json:"detached,omitempty"`
-	Bound    bool               `json:"bound,omitempty"` // it lives within its owner's process, and ends with that, detached or not
-	Driver   string             `json:"driver"`
-	Boundary firebreak.Boundary `json:"boundary"`
-	Decision *policy.Decision   `json:"-"` // why that driver; it never changes, and only Decision reads it
-	Template string             `json:"template"`
-	Digest   string             `json:"digest,omitempty"` // of the template's image
-	Command  string             `json:"command,omitempty"`
-	Spec     driver.Spec        `json:"spec"`
-	Token    string             `json:"token"` // of its agent
-	Warnings []string           `json:"warnings,omitempty"`
+	ID        driver.ID          `json:"id"`
+	Tenant    string             `json:"tenant,omitempty"` // whose it is; empty: the operator's
+	Name      string             `json:"name,omitempty"`   // unique among those of its tenant that have not ended
+	Pool      string             `json:"pool,omitempty"`   // where it lies, made ahead and nobody's yet; empty: it is somebody's
+	Owner     string             `json:"owner"`            // the process that made it or is ending it
+	State     firebreak.State    `json:"state"`
+	Detached  bool               `json:"detached,omitempty"`
+	Bound     bool               `json:"bound,omitempty"` // it lives within its owner's process, and ends with that, detached or not
+	Elsewhere bool               `json:"-"`               // it is bound to another process than the one that looked
+	Driver    string             `json:"driver"`
+	Boundary  firebreak.Boundary `json:"boundary"`
+	Decision  *policy.Decision   `json:"-"` // why that driver; it never changes, and only Decision reads it
+	Template  string             `json:"template"`
+	Digest    string             `json:"digest,omitempty"` // of the template's image
+	Command   string             `json:"command,omitempty"`
+	Spec      driver.Spec        `json:"spec"`
+	Token     string             `json:"token"` // of its agent
+	Warnings  []string           `json:"warnings,omitempty"`
 
 	Metadata     map[string]string       `json:"metadata,omitempty"`    // the caller's
 	Annotations  map[string]string       `json:"annotations,omitempty"` // the door's own; nobody else reads them

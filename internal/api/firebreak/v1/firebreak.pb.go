@@ -171,13 +171,15 @@ type Sandbox struct {
 	Mounts    []*Mount               `protobuf:"bytes,14,rep,name=mounts,proto3" json:"mounts,omitempty"`
 	Command   string                 `protobuf:"bytes,15,opt,name=command,proto3" json:"command,omitempty"`
 	// Why this driver. Not in lists.
-	Decision      *Decision              `protobuf:"bytes,16,opt,name=decision,proto3" json:"decision,omitempty"`
-	Metadata      map[string]string      `protobuf:"bytes,17,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // what its maker says of it
-	Tenant        string                 `protobuf:"bytes,18,opt,name=tenant,proto3" json:"tenant,omitempty"`                                                                               // whose it is; empty: the operator's
-	PausedAt      *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=paused_at,json=pausedAt,proto3" json:"paused_at,omitempty"`                                                           // if it is paused
-	OnTimeout     string                 `protobuf:"bytes,20,opt,name=on_timeout,json=onTimeout,proto3" json:"on_timeout,omitempty"`                                                        // kill or pause
-	AutoResume    bool                   `protobuf:"varint,21,opt,name=auto_resume,json=autoResume,proto3" json:"auto_resume,omitempty"`                                                    // traffic resumes it when it is paused
-	EndedAt       *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	Decision   *Decision              `protobuf:"bytes,16,opt,name=decision,proto3" json:"decision,omitempty"`
+	Metadata   map[string]string      `protobuf:"bytes,17,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // what its maker says of it
+	Tenant     string                 `protobuf:"bytes,18,opt,name=tenant,proto3" json:"tenant,omitempty"`                                                                               // whose it is; empty: the operator's
+	PausedAt   *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=paused_at,json=pausedAt,proto3" json:"paused_at,omitempty"`                                                           // if it is paused
+	OnTimeout  string                 `protobuf:"bytes,20,opt,name=on_timeout,json=onTimeout,proto3" json:"on_timeout,omitempty"`                                                        // kill or pause
+	AutoResume bool                   `protobuf:"varint,21,opt,name=auto_resume,json=autoResume,proto3" json:"auto_resume,omitempty"`                                                    // traffic resumes it when it is paused
+	EndedAt    *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// It lives within another process than the one that answers, which alone reaches it. Not in lists.
+	Elsewhere     bool `protobuf:"varint,23,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -364,6 +366,13 @@ func (x *Sandbox) GetEndedAt() *timestamppb.Timestamp {
 		return x.EndedAt
 	}
 	return nil
+}
+
+func (x *Sandbox) GetElsewhere() bool {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return false
 }
 
 // Workload is what a caller says about the code. What is not set is taken to be the careful word, and the decision says so.
@@ -5446,7 +5455,7 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"\x05Mount\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x1b\n" +
-	"\tread_only\x18\x03 \x01(\bR\breadOnly\"\xeb\x06\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly\"\x89\a\n" +
 	"\aSandbox\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x1a\n" +
@@ -5475,7 +5484,8 @@ const file_firebreak_v1_firebreak_proto_rawDesc = "" +
 	"on_timeout\x18\x14 \x01(\tR\tonTimeout\x12\x1f\n" +
 	"\vauto_resume\x18\x15 \x01(\bR\n" +
 	"autoResume\x125\n" +
-	"\bended_at\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x1a;\n" +
+	"\bended_at\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x1c\n" +
+	"\telsewhere\x18\x17 \x01(\bR\telsewhere\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9e\x02\n" +

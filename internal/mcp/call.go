@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/jsonschema-go/jsonschema"
@@ -48,15 +49,12 @@ func text(format string, args ...any) result {
 
 // add offers a tool.
 func add[In, Out any](d *Door, t tool, do func(*call, In) (result, Out, error)) {
-	schema, err := jsonschema.For[In](nil)
-	if err != nil {
-		panic(fmt.Sprintf("mcp: the arguments of %s have no schema: %v", t.name, err)) // a mistake in this package, which all its tests show
-	}
+	schema, shown := schemaOf[In](), schemaOf[Out]()
 	for name, limit := range t.limits {
 		limit(schema.Properties[name])
 	}
 	no := false
-	info := &sdk.Tool{Name: t.name, Title: t.title, Description: t.about, InputSchema: schema, Annotations: &sdk.ToolAnnotations{
+	info := &sdk.Tool{Name: t.name, Title: t.title, Description: t.about, InputSchema: schema, OutputSchema: shown, Annotations: &sdk.ToolAnnotations{
 		Title: t.title, ReadOnlyHint: t.readOnly, DestructiveHint: &no, IdempotentHint: t.idempotent, OpenWorldHint: &no,
 	}}
 	if t.destructive {
@@ -84,6 +82,30 @@ func add[In, Out any](d *Door, t tool, do func(*call, In) (result, Out, error)) 
 		}
 		return &sdk.CallToolResult{Content: r.content, IsError: r.failed}, out, nil
 	})
+}
+
+// schemaOf is a type's schema in words that all models' providers understand: one type for each value. What may be missing
+// is left out, and never null.
+func schemaOf[T any]() *jsonschema.Schema {
+	schema, err := jsonschema.For[T](nil)
+	if err != nil {
+		panic(fmt.Sprintf("mcp: %T has no schema: %v", *new(T), err)) // a mistake in this package, which all its tests show
+	}
+	tidy(schema)
+	return schema
+}
+
+func tidy(s *jsonschema.Schema) {
+	if s == nil {
+		return
+	}
+	if i := slices.Index(s.Types, "null"); i >= 0 && len(s.Types) == 2 {
+		s.Type, s.Types = s.Types[1-i], nil
+	}
+	for _, p := range s.Properties {
+		tidy(p)
+	}
+	tidy(s.Items)
 }
 
 // enter begins a call.

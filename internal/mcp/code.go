@@ -52,11 +52,11 @@ type codeOut struct {
 
 // codeItem is one value that was shown.
 type codeItem struct {
-	Text  string `json:"text,omitempty"`
-	Data  any    `json:"data,omitempty" jsonschema:"a table: its columns by name"`
-	Chart any    `json:"chart,omitempty" jsonschema:"what a chart shows, as numbers"`
-	JSON  any    `json:"json,omitempty"`
-	Image string `json:"image,omitempty" jsonschema:"media type of a picture, which is in the content"`
+	Text  string         `json:"text,omitempty"`
+	Data  map[string]any `json:"data,omitempty" jsonschema:"a table: its columns by name"`
+	Chart map[string]any `json:"chart,omitempty" jsonschema:"what a chart shows, as numbers"`
+	JSON  string         `json:"json,omitempty" jsonschema:"the value as JSON"`
+	Image string         `json:"image,omitempty" jsonschema:"media type of a picture, which is in the content"`
 }
 
 type codeError struct {
@@ -271,7 +271,10 @@ func (r *codeRun) show(e codeEvent) {
 	var item codeItem
 	var short bool
 	item.Text, short = cut(words, maxValue, fmt.Sprintf("read_output with command_id %q has them", r.cmd.id))
-	item.Data, item.Chart, item.JSON = small(e.Data), small(e.Chart), small(e.JSON)
+	item.Data, item.Chart = small(e.Data), small(e.Chart)
+	if len(e.JSON) <= maxData && string(e.JSON) != "null" {
+		item.JSON = valid(e.JSON)
+	}
 	r.out.Truncated = r.out.Truncated || short
 	for kind, data := range map[string]string{"image/png": e.PNG, "image/jpeg": e.JPEG} {
 		if data != "" && (item.Image == "" || kind == "image/png") {
@@ -300,11 +303,12 @@ func (r *codeRun) picture(kind, data string) string {
 }
 
 // small drops what would flood the model: the text of the same value tells of it.
-func small(data json.RawMessage) any {
-	if len(data) == 0 || len(data) > maxData || string(data) == "null" {
+func small(data json.RawMessage) map[string]any {
+	var fields map[string]any
+	if len(data) > maxData || len(data) == 0 || json.Unmarshal(data, &fields) != nil {
 		return nil
 	}
-	return data
+	return fields
 }
 
 func (r *codeRun) state() string {

@@ -278,22 +278,29 @@ func TestStreamsResume(t *testing.T) {
 	}
 	cancel()
 	first.Body.Close()
-	again, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for k, v := range headers {
-		again.Header.Set(k, v)
-	}
-	again.Header.Set("Last-Event-Id", event)
-	res, err = http.DefaultClient.Do(again)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	text, err := io.ReadAll(res.Body)
-	if err != nil || !strings.Contains(string(text), "late") {
-		t.Errorf("%d %q, %v", res.StatusCode, text, err)
+	for eventually(t, "the stream is taken up", func() bool {
+		again, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, v := range headers {
+			again.Header.Set(k, v)
+		}
+		again.Header.Set("Last-Event-Id", event)
+		res, err := http.DefaultClient.Do(again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		if res.StatusCode == http.StatusConflict {
+			return false // the server has not seen yet that the first connection is gone
+		}
+		if err != nil || !strings.Contains(string(text), "late") {
+			t.Errorf("%d %q, %v", res.StatusCode, text, err)
+		}
+		return true
+	}) {
 	}
 }
 

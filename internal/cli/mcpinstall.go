@@ -90,7 +90,7 @@ func (a *app) installMCP(f *installFlags, name string, args []string) error {
 	if err := change.Write(); err != nil {
 		return err
 	}
-	a.say(plain, "%s starts it from now on. %s", client.Title, client.Note)
+	a.say(plain, "it is in %s now. %s", change.Path, client.Note)
 	return nil
 }
 

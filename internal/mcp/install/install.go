@@ -59,10 +59,10 @@ func Clients() []Client {
 		return func(p Places) string { return filepath.Join(append([]string{p.Home}, path...)...) }
 	}
 	return []Client{
-		{Name: "claude-desktop", Title: "Claude Desktop", Note: "Start it anew.", format: jsonFormat{key: "mcpServers"},
+		{Name: "claude-desktop", Title: "Claude Desktop", Note: "Start Claude Desktop anew.", format: jsonFormat{key: "mcpServers"},
 			path: func(p Places) string { return filepath.Join(p.Config, "Claude", "claude_desktop_config.json") }},
 		{Name: "claude-code", Title: "Claude Code, for this directory", format: jsonFormat{key: "mcpServers", kind: "stdio"},
-			Note: "It asks once whether to use it. For all directories: claude mcp add --scope user firebreak -- COMMAND",
+			Note: "Claude Code asks once whether to use it; for all directories: claude mcp add --scope user firebreak -- firebreak mcp",
 			path: func(p Places) string { return filepath.Join(p.Work, ".mcp.json") }},
 		{Name: "cursor", Title: "Cursor", format: jsonFormat{key: "mcpServers"}, path: under(".cursor", "mcp.json")},
 		{Name: "vscode", Title: "Visual Studio Code", format: jsonFormat{key: "servers", kind: "stdio"},

@@ -231,7 +231,10 @@ func (c *chooser) weaker(o Options, b firebreak.Boundary, rules []string, reason
 	if o.AcceptWeaker == "" {
 		text := fmt.Sprintf("%s (%s) is not acceptable for this workload: %s", o.Driver, b, reason)
 		mend := `name no driver, or take the responsibility: --accept-weaker "why"`
-		if slices.ContainsFunc(c.d.Defaults, func(a Assumption) bool { return a.Fact == "origin" }) {
+		switch {
+		case b == firebreak.BoundaryLanguage && c.assumed("needs"):
+			mend = "say that the code only computes, if so (--needs compute); " + mend
+		case c.assumed("origin"):
 			mend = "say who wrote the code if it is not a model (--origin); " + mend
 		}
 		c.refuse(Refusal{Kind: firebreak.KindDenied, Text: text, Rules: rules, Mend: mend})
@@ -239,6 +242,11 @@ func (c *chooser) weaker(o Options, b firebreak.Boundary, rules []string, reason
 	}
 	c.d.Override = &Override{Driver: o.Driver, Why: o.AcceptWeaker, Rules: rules}
 	c.take(o.Driver, b)
+}
+
+// assumed reports whether nobody said this fact.
+func (c *chooser) assumed(fact string) bool {
+	return slices.ContainsFunc(c.d.Defaults, func(a Assumption) bool { return a.Fact == fact })
 }
 
 // reason gives the first rule's reason, with its id.

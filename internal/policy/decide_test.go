@@ -159,6 +159,17 @@ func TestARefusalSaysWhatToDo(t *testing.T) {
 	}
 }
 
+// TestMendOfANamedDriver: what is said is the fact that nobody said, and that would change the answer.
+func TestMendOfANamedDriver(t *testing.T) {
+	p := loadDefault(t)
+	for name, mend := range map[string]string{"wasm": "--needs compute", "container": "--origin"} {
+		d := DecideFor(p, firebreak.Workload{}, hostOf(p, "gvisor", name), Options{Driver: name})
+		if d.Refusal == nil || !strings.Contains(d.Refusal.Mend, mend) {
+			t.Errorf("%s: %+v, want a mend with %s", name, d.Refusal, mend)
+		}
+	}
+}
+
 func TestTwoReportsAboutOneDriver(t *testing.T) {
 	p := loadDefault(t)
 	well := hostOf(p, "gvisor")[0]

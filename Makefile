@@ -32,7 +32,7 @@ tools: ## install what the tests need (Debian packages, a current runc, E2B's cl
 	scripts/install-test-tools.sh
 
 test: tools build ## all tests, with the race detector, with every driver that this host can serve required
-	FIREBREAK_BIN=$(CURDIR)/bin/firebreak FIREBREAK_REQUIRE=$${FIREBREAK_REQUIRE-fake,process,gvisor,container,wasm,sdk} \
+	FIREBREAK_BIN=$(CURDIR)/bin/firebreak FIREBREAK_REQUIRE=$${FIREBREAK_REQUIRE-fake,process,gvisor,container,wasm,v8,sdk} \
 		$(GO) test -race -timeout 60m -p 1 ./...
 
 test-short: build ## the fast loop: no hammers, no bombs of full size

@@ -291,7 +291,7 @@ func TestCompletion(t *testing.T) {
 		"cp ":                "3fa7b2c1:\nwork:\n:2\n",
 		"run --template ":    "host\nbase\n:4\n",
 		"template rm ":       "host\nbase\n:4\n",
-		"run --isolation gv": "gvisor\ncontainer\nwasm\nprocess\n:4\n", // the shell picks
+		"run --isolation gv": "gvisor\ncontainer\nwasm\nv8\nprocess\n:4\n", // the shell picks
 	} {
 		words := strings.Fields(line)
 		if strings.HasSuffix(line, " ") {

@@ -87,7 +87,7 @@ func (f *runFlags) add(cmd *cobra.Command) {
 	complete(cmd, "lang", languageNames())
 }
 
-func drivers() []string { return []string{"gvisor", "container", "wasm", "process"} }
+func drivers() []string { return []string{"gvisor", "container", "wasm", "v8", "process"} }
 
 func (a *app) runCommand() *cobra.Command {
 	f := &runFlags{}

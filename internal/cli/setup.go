@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 
+	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/client"
 	firebreakv1 "github.com/firebreak-dev/firebreak/internal/api/firebreak/v1"
 	"github.com/firebreak-dev/firebreak/internal/setup"
@@ -62,8 +64,31 @@ func (a *app) setup(ctx context.Context, words []string, from string) error {
 				return err
 			}
 		}
-		return nil
+		return a.tryDrivers(ctx, c, tools)
 	})
+}
+
+// tryDrivers asks for the drivers that got something, so that one of which it is known that it could not run is tried anew,
+// and says what one still lacks.
+func (a *app) tryDrivers(ctx context.Context, c *client.Client, tools []setup.Tool) error {
+	tried := map[string]bool{}
+	for _, tool := range tools {
+		if tried[tool.Driver] {
+			continue
+		}
+		tried[tool.Driver] = true
+		stop := a.waiting("trying " + tool.Driver)
+		got, err := c.Policy.Advise(ctx, connect.NewRequest(&firebreakv1.AdviseRequest{Driver: tool.Driver, Template: tool.Template(),
+			Workload: &firebreakv1.Workload{Plugin: true}}))
+		stop()
+		if err != nil {
+			return err
+		}
+		if r := got.Msg.GetDecision().GetRefusal(); r.GetKind() == firebreak.KindHost.String() {
+			a.warn("%s; %s", r.GetText(), r.GetMend())
+		}
+	}
+	return nil
 }
 
 func (a *app) printTools(tools []setup.Tool, dir string) error {

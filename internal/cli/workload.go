@@ -81,7 +81,7 @@ type workloadFlags struct {
 func (f *workloadFlags) add(cmd *cobra.Command) {
 	f.addFacts(cmd)
 	choice := pflag.NewFlagSet("choice", pflag.ContinueOnError)
-	choice.StringVar(&f.isolation, "isolation", "", "`driver`: gvisor, container, wasm or process (default: the policy chooses)")
+	choice.StringVar(&f.isolation, "isolation", "", "`driver`: gvisor, container, wasm, v8 or process (default: the policy chooses)")
 	choice.StringVar(&f.acceptWeaker, "accept-weaker", "", "`why` the driver named by --isolation may be weaker than the policy accepts")
 	f.set.AddFlagSet(choice)
 	cmd.Flags().AddFlagSet(choice)

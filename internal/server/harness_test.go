@@ -87,7 +87,7 @@ type running struct {
 
 func config(log io.Writer) Config {
 	return Config{
-		DataPlane: plane{who("data")}, RPC: who("rpc"), E2B: who("e2b"), Metrics: who("metrics"),
+		DataPlane: plane{who("data")}, RPC: who("rpc"), E2B: who("e2b"), MCP: who("mcp"), Metrics: who("metrics"),
 		Authenticate: func(_ context.Context, key string) (auth.Tenant, error) {
 			switch key {
 			case goodKey:

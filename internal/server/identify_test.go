@@ -40,6 +40,10 @@ func TestWhoCallsAtWhichDoor(t *testing.T) {
 		"rpc of no protocol, broken": {tcp, "/firebreak.v1.SandboxService/ListSandboxes", []string{"Content-Type", "text/plain", "X-API-KEY", "e2b_broken"}, 502, ""},
 		"gRPC's own":                 {tcp, "/grpc.health.v1.Health/Check", nil, 200, "rpc nobody 0 "},
 		"gRPC's own with wrong key":  {tcp, "/grpc.health.v1.Health/Check", []string{"X-API-KEY", "e2b_no"}, 200, "rpc nobody 0 e2b_no"},
+		"mcp":                        {tcp, "/mcp", []string{"Authorization", "Bearer " + goodKey}, 200, "mcp acme 0 Bearer " + goodKey},
+		"mcp without a key":          {tcp, "/mcp", nil, 401, ""},
+		"mcp of the operator":        {unix, "/mcp", nil, 200, "mcp operator 0 "},
+		"below mcp":                  {tcp, "/mcp/x", []string{"X-API-KEY", goodKey}, 200, "e2b acme 0 " + goodKey},
 		"data":                       {tcp, "/x", []string{"E2b-Sandbox-Id", "a"}, 200, "data nobody 0 "},
 		"data with a key":            {tcp, "/x", []string{"E2b-Sandbox-Id", "a", "X-API-KEY", goodKey}, 200, "data acme 0 "}, // and without it
 		"data with a key as bearer":  {tcp, "/x", []string{"E2b-Sandbox-Id", "a", "Authorization", "Bearer " + goodKey}, 200, "data acme 0 "},

@@ -108,6 +108,10 @@ func TestConformance(t *testing.T) {
 		InMemory: true,
 		Caps:     driver.CapLimitDisk | driver.CapLimitPIDs | driver.CapPrivateRoot | driver.CapPrivatePIDs | driver.CapPrivateNet,
 		Agent:    func(testing.TB) string { return "" },
+		Language: &drivertest.Language{
+			Program: []string{"node", "-e", "console.log('ok')"}, Spin: []string{"node", "-e", "for (;;);"}, Name: "javascript", Define: "let x = 42",
+			Recall: "x", Print: "console.log('ok')", Fail: "nothing.of.this", Forever: "for (;;);",
+		},
 		Root: func(testing.TB) driver.Root {
 			return driver.Root{Form: driver.FormScript, Path: root, Language: "javascript"}
 		},

@@ -55,6 +55,19 @@ func TestLanguages(t *testing.T) {
 	runScripts(t, bin, "testdata/language", "gvisor", "")
 }
 
+// TestV8 runs testdata/v8: JavaScript in isolates.
+func TestV8(t *testing.T) {
+	bin := binary(t)
+	serves(t, bin, "gvisor")
+	if _, err := exec.LookPath("workerd"); err != nil {
+		if required("v8") {
+			t.Fatalf("v8 is required: %v; make tools", err)
+		}
+		t.Skipf("%v: make tools", err)
+	}
+	runScripts(t, bin, "testdata/v8", "gvisor", "")
+}
+
 // interpreters is where scripts/install-test-tools.sh puts those for WebAssembly.
 func interpreters(t *testing.T) string {
 	t.Helper()

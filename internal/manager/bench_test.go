@@ -36,6 +36,20 @@ func BenchmarkDecideAnew(b *testing.B) {
 	}
 }
 
+// BenchmarkFit is what every create pays so that drivers of a language are not chosen for what they cannot run.
+func BenchmarkFit(b *testing.B) {
+	m := newHost(b).linguists().manager(b)
+	all, err := m.probes(operator(b.Context()), none)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := m.fit(Question{}, all); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // BenchmarkClaim is a create that finds a sandbox ready.
 func BenchmarkClaim(b *testing.B) {
 	h := newHost(b)

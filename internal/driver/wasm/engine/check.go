@@ -10,7 +10,7 @@ const (
 	maxModule  = 128 << 20 // bytes
 	maxItems   = 200_000   // types, functions, globals, exports, elements' segments, data segments: of each
 	maxImports = 10_000
-	maxBody    = 4 << 20 // bytes of one function
+	maxBody    = 1 << 20 // bytes of one function: compiling one cannot be ended
 	maxLocals  = 20_000  // of one function
 	maxTable   = 1 << 20 // elements that all tables begin with
 	maxPages   = 1 << 16 // of memory: 4 GiB

@@ -10,7 +10,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/tetratelabs/wazero"
 
@@ -63,12 +65,36 @@ func (d *disk) save(key []byte, digest string, saved []byte, genuine bool) error
 	if err != nil || genuine && hmac.Equal(saved, sum) {
 		return err
 	}
+	d.prune()
 	at := d.path(digest, macName)
 	temp := at + "." + rand.Text()
 	if err := os.WriteFile(temp, sum, 0o600); err != nil {
 		return err
 	}
 	return os.Rename(temp, at)
+}
+
+// maxKept is how many compiled modules stay on the disk: strangers may bring any number.
+const maxKept = 256
+
+// prune removes the modules that were compiled longest ago, if there are more than are kept. Who has one loaded does
+// not need its files any more.
+func (d *disk) prune() {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil || len(entries) <= maxKept {
+		return
+	}
+	made := map[string]time.Time{}
+	var dirs []string
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && e.IsDir() {
+			dirs, made[e.Name()] = append(dirs, e.Name()), info.ModTime()
+		}
+	}
+	slices.SortFunc(dirs, func(a, b string) int { return made[a].Compare(made[b]) })
+	for _, dir := range dirs[:max(0, len(dirs)-maxKept)] {
+		_ = os.RemoveAll(d.path(dir)) // tried again by the next
+	}
 }
 
 // sum authenticates all files of a module.

@@ -152,6 +152,9 @@ func TestRefused(t *testing.T) {
 		"many locals":       {module(section(10, append([]byte{1}, append(leb(len(manyLocals)), manyLocals...)...))), "more than 20000 variables"},
 		"imports a memory":  {module(section(2, vec(append(append(named("env"), named("memory")...), 2, 0, 1)))), "must be its own"},
 		"of another WASI":   {importing("wasi_snapshot_preview1", "sock_open"), "no such function"},
+		"deep nesting":      {command(1, append(bytes.Repeat([]byte{0x02, 0x40}, 5000), bytes.Repeat([]byte{0x0b}, 5000)...)...), "more than 4000 blocks"},
+		"a huge branch":     {command(1, append(append([]byte{0x41, 0, 0x0e}, leb(9000)...), make([]byte, 9001)...)...), "8000 are the most"},
+		"a huge function":   {command(1, bytes.Repeat([]byte{0x01}, 1<<21)...), "1048576 is the most"},
 		"an invalid opcode": {command(1, 0xff), "not known here"},
 	} {
 		_, err := e.Load(t.Context(), test.wasm)
@@ -225,6 +228,47 @@ func TestDisk(t *testing.T) {
 	for _, secret := range []string{"key", "."} {
 		if info, err := os.Stat(filepath.Join(dir, secret)); err != nil || secret == "key" && info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v", secret, info.Mode(), err)
+		}
+	}
+}
+
+// TestDiskIsBounded: strangers' modules do not fill the disk.
+func TestDiskIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	e := open(t, dir)
+	for i := range 300 {
+		m, err := e.Load(t.Context(), command(1, 0x41, byte(i&0x3f), 0x1a, 0x41, byte(i>>6), 0x1a))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Release()
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) > 258 {
+		t.Errorf("%d entries, %v", len(entries), err)
+	}
+}
+
+// TestBombs: what is made to take the compiler long is refused or compiled within its time.
+func TestBombs(t *testing.T) {
+	e := open(t, t.TempDir())
+	nest := func(n int) []byte {
+		return append(bytes.Repeat([]byte{0x02, 0x40}, n), bytes.Repeat([]byte{0x0b}, n)...)
+	}
+	table := append([]byte{0x41, 0, 0x0e}, leb(7_900)...)
+	for name, code := range map[string][]byte{
+		"deep nesting":        nest(3_900),
+		"a huge branch table": append(table, make([]byte, 7_901)...),
+		"a long function":     bytes.Repeat([]byte{0x41, 1, 0x1a}, 100_000),
+		"many live values":    append(bytes.Repeat([]byte{0x41, 1}, 20_000), bytes.Repeat([]byte{0x1a}, 20_000)...),
+	} {
+		begin := time.Now()
+		m, err := e.Load(t.Context(), command(1, code...))
+		t.Logf("%s: %v, %v", name, time.Since(begin), err)
+		if err == nil {
+			m.Release()
+		} else if firebreak.KindOf(err) != firebreak.KindInvalid {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

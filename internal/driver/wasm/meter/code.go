@@ -111,6 +111,12 @@ func (f *function) after(i instruction) {
 	}
 }
 
+// What a function may be, because compiling one takes the square of it and cannot be ended.
+const (
+	maxDepth  = 4000 // blocks in each other
+	maxBranch = 8000 // targets of one table of branches
+)
+
 // small is how many instructions after a conditional branch are taken for executed whether or not it branches, which is
 // cheaper than counting them apart.
 const small = 8
@@ -131,6 +137,9 @@ func costs(body []byte) []int64 {
 			depth++
 		case opEnd:
 			depth--
+		}
+		if depth > maxDepth {
+			fail("one of its functions has more than %d blocks in each other", maxDepth)
 		}
 		if i.counts() {
 			costs[len(costs)-1]++

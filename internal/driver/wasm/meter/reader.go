@@ -71,7 +71,11 @@ func (r *reader) immediates(i *instruction) {
 	case opBranch, opBranchIf:
 		i.index = r.u32()
 	case opBranchTable:
-		for range r.u32() {
+		n := r.u32()
+		if n > maxBranch {
+			fail("one of its branches has a table of %d targets; %d are the most", n, maxBranch)
+		}
+		for range n {
 			i.index = max(i.index, r.u32())
 		}
 		i.index = max(i.index, r.u32())

@@ -135,7 +135,8 @@ func stays(t *testing.T, r wazero.Runtime, name string, wasm []byte) bool {
 	_ = before.Close(t.Context())
 	metered, err := meter.Rewrite(wasm, slice)
 	if err != nil {
-		if !strings.Contains(err.Error(), "imports something of kind") {
+		limited := strings.Contains(err.Error(), "are the most") || strings.Contains(err.Error(), "blocks in each other") // br_table.0 has 24615
+		if !limited && !strings.Contains(err.Error(), "imports something of kind") {
 			t.Errorf("%s: %v", name, err)
 		}
 		return true

@@ -25,7 +25,7 @@ func run(ctx context.Context, args []string) error {
 	runsc := flags.String("runsc", "runsc", "gVisor's own command line, of the same version")
 	out := flags.String("out", "", "file to write the report to (default standard output)")
 	sdk := flags.String("sdk", ".cache/sdk/node", "where E2B's packages for Node are installed")
-	only := flags.String("only", "", "the part to measure: oneshot, live, server or wasm (default all)")
+	only := flags.String("only", "", "the part to measure: oneshot, live, server, wasm or v8 (default all)")
 	rounds := flags.Int("n", 15, "counted rounds of each one-shot measure")
 	if err := flags.Parse(args); err != nil {
 		return err

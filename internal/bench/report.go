@@ -35,7 +35,7 @@ func (b *bench) cleanup() {
 // parts are what can be measured, in the order of the report.
 func (b *bench) parts() []part {
 	return []part{{"oneshot", section(b.oneShot, oneShotTable)}, {"live", section(b.lives, liveTable)}, {"server", section(b.servers, serverTable)},
-		{"wasm", section(b.wasm, modulesTable)}}
+		{"wasm", section(b.wasm, modulesTable)}, {"v8", section(b.v8, isolatesTable)}}
 }
 
 type part struct {

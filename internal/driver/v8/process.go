@@ -31,7 +31,8 @@ const (
 	endLimit   = 30 * time.Second // for what must be undone
 	beat       = 2 * time.Second  // how often it is looked whether workerd answers
 	spares     = 2                // isolates that are made ahead
-	maxSaid    = 4 << 10          // bytes of what workerd said that are repeated
+	fillAfter  = 30 * time.Millisecond
+	maxSaid    = 4 << 10 // bytes of what workerd said that are repeated
 	lockName   = "lock"
 	memoryMark = 0.8 // of a process's memory: at more, an idle one is made anew
 )
@@ -297,6 +298,11 @@ func (p *proc) fill() {
 	p.work.Go(func() {
 		defer p.filling.Store(false)
 		for len(p.spares) < cap(p.spares) {
+			select { // workerd does one thing at a time: who took an isolate runs code in it first
+			case <-time.After(fillAfter):
+			case <-p.ctx.Done():
+				return
+			}
 			name, err := p.make(p.ctx)
 			if err != nil {
 				return // who needs an isolate finds out

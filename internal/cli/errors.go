@@ -200,7 +200,10 @@ func nearest(word string, candidates []string) string {
 	if len(word) > 64 {
 		return "" // nobody's typing
 	}
-	best, bound := "", 1+len(word)/3
+	best, bound := "", 0
+	if len(word) > 2 { // two letters are near to too many words
+		bound = 1 + len(word)/3
+	}
 	for _, c := range candidates {
 		if d := distance(word, c, bound); d <= bound {
 			best, bound = c, d-1

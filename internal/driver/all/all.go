@@ -117,8 +117,8 @@ func (s *Set) walls(ctx context.Context, dir string) ([]driver.Driver, error) {
 		return nil, err
 	}
 	return []driver.Driver{
-		gvisor.New(gvisor.Config{StateDir: filepath.Join(dir, "gvisor"), Agent: s.agent, Log: s.log}),
-		container.New(container.Config{StateDir: filepath.Join(dir, "container"), Agent: s.agent, Log: s.log}),
+		gvisor.New(gvisor.Config{StateDir: filepath.Join(dir, ".gvisor"), Agent: s.agent, Log: s.log}),
+		container.New(container.Config{StateDir: filepath.Join(dir, ".container"), Agent: s.agent, Log: s.log}),
 	}, nil
 }
 

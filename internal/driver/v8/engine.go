@@ -63,7 +63,7 @@ func (d *Driver) root(ctx context.Context) (driver.Root, error) {
 	if err := copyEngine(func(_ string, text []byte) error { _, err := sum.Write(text); return err }); err != nil {
 		return driver.Root{}, err
 	}
-	dir := filepath.Join(d.cfg.StateDir, "engine-"+hex.EncodeToString(sum.Sum(nil))[:16])
+	dir := filepath.Join(d.cfg.StateDir, ".engine-"+hex.EncodeToString(sum.Sum(nil))[:16])
 	root := driver.Root{Form: driver.FormDirectory, Path: filepath.Join(dir, "root"),
 		Binds: []driver.Mount{{Source: filepath.Join(dir, "engine"), Target: engineAt, ReadOnly: true}}}
 	if _, err := os.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
@@ -72,7 +72,7 @@ func (d *Driver) root(ctx context.Context) (driver.Root, error) {
 	if err := os.MkdirAll(d.cfg.StateDir, 0o755); err != nil {
 		return root, err
 	}
-	work, err := os.MkdirTemp(d.cfg.StateDir, "work-")
+	work, err := os.MkdirTemp(d.cfg.StateDir, ".work-")
 	if err != nil {
 		return root, err
 	}

@@ -26,15 +26,16 @@ import (
 )
 
 const (
-	port       = 8787             // of workerd, on the loopback of its own sandbox
-	bootLimit  = time.Minute      // until workerd answers
-	endLimit   = 30 * time.Second // for what must be undone
-	beat       = 2 * time.Second  // how often it is looked whether workerd answers
-	spares     = 2                // isolates that are made ahead
-	fillAfter  = 30 * time.Millisecond
-	maxSaid    = 4 << 10 // bytes of what workerd said that are repeated
-	lockName   = "lock"
-	memoryMark = 0.8 // of a process's memory: at more, an idle one is made anew
+	port         = 8787             // of workerd, on the loopback of its own sandbox
+	bootLimit    = time.Minute      // until workerd answers
+	endLimit     = 30 * time.Second // for what must be undone
+	beat         = 2 * time.Second  // how often it is looked whether workerd answers
+	spares       = 2                // isolates that are made ahead
+	fillAfter    = 30 * time.Millisecond
+	maxSaid      = 4 << 10 // bytes of what workerd said that are repeated
+	lockName     = "lock"
+	processesDir = ".processes" // in the state directory
+	memoryMark   = 0.8          // of a process's memory: at more, an idle one is made anew
 )
 
 // proc is one workerd, in a sandbox of its own.
@@ -77,7 +78,7 @@ func (d *Driver) boot(ctx context.Context, memory int64) (_ *proc, err error) {
 	}
 	p := &proc{d: d, inner: inner, kernels: map[*kernel]struct{}{}, spares: make(chan string, spares), dead: make(chan struct{}), cleared: make(chan struct{})}
 	id := driver.ID("v8" + strings.ToLower(rand.Text()[:16]))
-	p.spec = driver.Spec{ID: id, Root: root, Dir: filepath.Join(d.cfg.StateDir, "processes", string(id))}
+	p.spec = driver.Spec{ID: id, Root: root, Dir: filepath.Join(d.cfg.StateDir, processesDir, string(id))}
 	p.log = d.log.With("process", id)
 	for _, l := range []struct {
 		bit driver.Caps

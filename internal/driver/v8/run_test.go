@@ -263,7 +263,7 @@ func TestLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.value("2", "2")
-	locks, err := filepath.Glob(filepath.Join(p.state, "v8", "processes", "*.lock"))
+	locks, err := filepath.Glob(filepath.Join(p.state, "v8", ".processes", "*.lock"))
 	if err != nil || len(locks) != 1 {
 		t.Errorf("%v, %v", locks, err)
 	}

@@ -85,6 +85,10 @@ func (r *rewriter) statement(stmt js.IStmt, last bool) {
 	case *js.VarDecl:
 		r.variables(s)
 	case *js.ClassDecl:
+		if s.Name == nil { // export default class {}
+			fmt.Fprintf(&r.body, "void (%s);\n", text(s))
+			return
+		}
 		fmt.Fprintf(&r.outer, "var %s;\n", s.Name.Data)
 		fmt.Fprintf(&r.body, "void (%s = %s);\n", s.Name.Data, text(s))
 	case *js.FuncDecl:
@@ -113,9 +117,7 @@ func (r *rewriter) variables(d *js.VarDecl) {
 		if e.Binding == nil {
 			continue
 		}
-		names := map[string]bool{}
-		bound(e.Binding, names)
-		for name := range names {
+		for _, name := range bound(e.Binding) {
 			fmt.Fprintf(&r.outer, "var %s;\n", name)
 		}
 		switch {
@@ -128,30 +130,25 @@ func (r *rewriter) variables(d *js.VarDecl) {
 	}
 }
 
-// bound collects the names that a pattern binds.
-func bound(b js.IBinding, names map[string]bool) {
+// bound returns the names that a pattern binds, in their order.
+func bound(b js.IBinding) (names []string) {
 	switch b := b.(type) {
 	case *js.Var:
-		names[string(b.Data)] = true
+		return []string{string(b.Data)}
 	case *js.BindingArray:
 		for _, e := range b.List {
-			if e.Binding != nil {
-				bound(e.Binding, names)
-			}
+			names = append(names, bound(e.Binding)...)
 		}
-		if b.Rest != nil {
-			bound(b.Rest, names)
-		}
+		return append(names, bound(b.Rest)...)
 	case *js.BindingObject:
 		for _, item := range b.List {
-			if item.Value.Binding != nil {
-				bound(item.Value.Binding, names)
-			}
+			names = append(names, bound(item.Value.Binding)...)
 		}
 		if b.Rest != nil {
-			names[string(b.Rest.Data)] = true
+			names = append(names, string(b.Rest.Data))
 		}
 	}
+	return names
 }
 
 // imports makes import() of an import statement.

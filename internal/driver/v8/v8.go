@@ -169,7 +169,7 @@ func (d *Driver) wall(ctx context.Context) (driver.Driver, driver.Info, error) {
 func (d *Driver) clearOld(all []driver.Driver) {
 	ctx, cancel := context.WithTimeout(context.Background(), endLimit)
 	defer cancel()
-	dir := filepath.Join(d.cfg.StateDir, "processes")
+	dir := filepath.Join(d.cfg.StateDir, processesDir)
 	locks, err := filepath.Glob(filepath.Join(dir, "*."+lockName))
 	if err != nil {
 		return // the pattern is ours

@@ -208,18 +208,10 @@ func (k *kernel) run(ctx context.Context, r request, take func(frame)) bool {
 	defer k.occupy(false)
 	k.proc.running.Add(1)
 	defer k.proc.running.Add(-1)
-	within, cancel := context.WithCancel(ctx)
+	begun := make(chan struct{})
+	within, cancel := k.patience(ctx, begun)
 	defer cancel()
-	stop := make(chan struct{})
-	defer close(stop)
-	go func() {
-		select {
-		case <-k.gone:
-			cancel()
-		case <-stop:
-		}
-	}()
-	err := k.exchange(within, r, take)
+	err := k.exchange(within, r, begun, take)
 	if err == nil {
 		return !k.lost(0)
 	}
@@ -247,6 +239,28 @@ func (k *kernel) run(ctx context.Context, r request, take func(frame)) bool {
 	return false
 }
 
+// patience returns a context that ends with the kernel, and a while after ctx: a request that is taken back before workerd
+// has read it may still be run, after all pings. So it is not taken back before its code has paused for the first time,
+// which is when the answer begins.
+func (k *kernel) patience(ctx context.Context, begun <-chan struct{}) (context.Context, context.CancelFunc) {
+	within, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	go func() {
+		defer cancel()
+		select {
+		case <-k.gone:
+		case <-within.Done():
+		case <-ctx.Done():
+			select {
+			case <-begun:
+			case <-k.gone:
+			case <-within.Done():
+			case <-time.After(yield):
+			}
+		}
+	}()
+	return within, cancel
+}
+
 // lost waits a moment for the kernel's end.
 func (k *kernel) lost(wait time.Duration) bool {
 	select {
@@ -270,8 +284,8 @@ var (
 	errHostile    = errors.New("it said what no kernel says (code that it ran may have)")
 )
 
-// exchange makes the request and takes what comes of it.
-func (k *kernel) exchange(ctx context.Context, r request, take func(frame)) error {
+// exchange makes the request and takes what comes of it. It closes begun when the answer begins.
+func (k *kernel) exchange(ctx context.Context, r request, begun chan<- struct{}, take func(frame)) error {
 	body, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -285,6 +299,7 @@ func (k *kernel) exchange(ctx context.Context, r request, take func(frame)) erro
 		return err
 	}
 	defer res.Body.Close()
+	close(begun)
 	if res.StatusCode != http.StatusOK {
 		return fmt.Errorf("workerd answered %d", res.StatusCode)
 	}

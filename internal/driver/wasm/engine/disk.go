@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,43 +31,77 @@ type disk struct {
 }
 
 // format is in each code, so that what an earlier way of compiling left is not taken.
-const format = "firebreak-wasm-1/" + meter.Version
+const format = "firebreak-wasm-2/" + meter.Version
 
 const macName = "mac"
 
-// open returns a cache for the module, empty unless what lies on disk is genuine. Save is called when it was compiled.
-func (d *disk) open(digest string) (cache wazero.CompilationCache, save func() error, err error) {
-	key, err := d.readKey()
-	if err != nil {
-		return nil, nil, fmt.Errorf("read the key of the compiled modules: %w", err)
-	}
-	dir := d.path(digest)
-	sum, err := d.sum(key, digest)
-	if err != nil {
-		return nil, nil, err
-	}
-	saved, err := os.ReadFile(filepath.Join(dir, macName))
-	genuine := err == nil && hmac.Equal(saved, sum)
-	if !genuine {
-		if err := os.RemoveAll(dir); err != nil {
-			return nil, nil, err
-		}
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, nil, err
-	}
-	cache, err = wazero.NewCompilationCacheWithDir(dir)
-	return cache, func() error { return d.save(key, digest, saved, genuine) }, err
+// meteredName is of the module as it is compiled, which takes longer to make than to read.
+const meteredName = "metered.wasm"
+
+// stored is what the disk keeps of one module.
+type stored struct {
+	disk    *disk
+	key     []byte
+	digest  string
+	genuine bool   // as it was found
+	state   string // of the files, if they are genuine
+	cache   wazero.CompilationCache
 }
 
-// save writes the code, unless all is as it was.
-func (d *disk) save(key []byte, digest string, saved []byte, genuine bool) error {
-	sum, err := d.sum(key, digest)
-	if err != nil || genuine && hmac.Equal(saved, sum) {
+// open returns what is stored of the module: nothing unless what lies on disk is genuine.
+func (d *disk) open(digest string) (*stored, error) {
+	key, err := d.readKey()
+	if err != nil {
+		return nil, fmt.Errorf("read the key of the compiled modules: %w", err)
+	}
+	s := &stored{disk: d, key: key, digest: digest}
+	dir := d.path(digest)
+	sum, state, err := d.sum(key, digest)
+	if err != nil {
+		return nil, err
+	}
+	saved, err := os.ReadFile(filepath.Join(dir, macName))
+	if s.genuine = err == nil && hmac.Equal(saved, sum); s.genuine {
+		s.state = state
+	} else if err := os.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	s.cache, err = wazero.NewCompilationCacheWithDir(dir)
+	return s, err
+}
+
+// metered is the module with its instructions counted.
+func (s *stored) metered(wasm []byte) ([]byte, error) {
+	at := s.disk.path(s.digest, meteredName)
+	if s.genuine {
+		return os.ReadFile(at)
+	}
+	metered, err := meter.Rewrite(wasm, slice)
+	if err != nil {
+		return nil, invalid("%w", err)
+	}
+	temp := at + "." + rand.Text()
+	if err := os.WriteFile(temp, metered, 0o600); err != nil {
+		return nil, err
+	}
+	return metered, os.Rename(temp, at)
+}
+
+// save writes the code when all is compiled, unless all is as it was.
+func (s *stored) save() error {
+	d := s.disk
+	if state, err := d.state(s.digest); err != nil || s.genuine && state == s.state {
+		return err
+	}
+	sum, _, err := d.sum(s.key, s.digest)
+	if err != nil {
 		return err
 	}
 	d.prune()
-	at := d.path(digest, macName)
+	at := d.path(s.digest, macName)
 	temp := at + "." + rand.Text()
 	if err := os.WriteFile(temp, sum, 0o600); err != nil {
 		return err
@@ -97,11 +132,9 @@ func (d *disk) prune() {
 	}
 }
 
-// sum authenticates all files of a module.
-func (d *disk) sum(key []byte, digest string) ([]byte, error) {
-	mac := hmac.New(sha256.New, key)
-	fmt.Fprintf(mac, "%s\x00%s\x00", format, digest)
-	err := filepath.WalkDir(d.path(digest), func(path string, entry fs.DirEntry, err error) error {
+// files calls each for the files of a module that are authenticated, by their path in the cache.
+func (d *disk) files(digest string, each func(f *os.File, rel string, info fs.FileInfo) error) error {
+	return filepath.WalkDir(d.path(digest), func(path string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -121,11 +154,33 @@ func (d *disk) sum(key []byte, digest string) ([]byte, error) {
 		if err != nil {
 			return err
 		}
+		return each(f, rel, info)
+	})
+}
+
+// state changes when wazero writes a file anew.
+func (d *disk) state(digest string) (string, error) {
+	var b strings.Builder
+	err := d.files(digest, func(_ *os.File, rel string, info fs.FileInfo) error {
+		fmt.Fprintln(&b, rel, info.Size(), info.ModTime().UnixNano())
+		return nil
+	})
+	return b.String(), err
+}
+
+// sum authenticates all files of a module, and returns their state of before, too.
+func (d *disk) sum(key []byte, digest string) (sum []byte, state string, err error) {
+	if state, err = d.state(digest); err != nil {
+		return nil, "", err
+	}
+	mac := hmac.New(sha256.New, key)
+	fmt.Fprintf(mac, "%s\x00%s\x00", format, digest)
+	err = d.files(digest, func(f *os.File, rel string, info fs.FileInfo) error {
 		fmt.Fprintf(mac, "%s\x00%d\x00", rel, info.Size())
-		_, err = io.Copy(mac, f)
+		_, err := io.Copy(mac, f)
 		return err
 	})
-	return mac.Sum(nil), err
+	return mac.Sum(nil), state, err
 }
 
 // readKey reads the key, or makes it.

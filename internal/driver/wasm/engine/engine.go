@@ -102,11 +102,20 @@ type Module struct {
 
 // Open loads the module in a file of the host. The error is of firebreak.KindInvalid if it is none that can run here.
 func (e *Engine) Open(ctx context.Context, path string) (*Module, error) {
-	digest, err := e.digestOf(path)
+	digest, data, err := e.digestOf(path)
 	if err != nil {
 		return nil, err
 	}
-	return e.load(ctx, digest, func() ([]byte, error) { return os.ReadFile(path) })
+	return e.load(ctx, digest, func() ([]byte, error) {
+		if data != nil {
+			return data, nil
+		}
+		data, err := os.ReadFile(path)
+		if sum := sha256.Sum256(data); err == nil && hex.EncodeToString(sum[:]) != digest {
+			err = errors.New("the module was changed while it was read")
+		}
+		return data, err
+	})
 }
 
 // Load loads a module.
@@ -115,29 +124,28 @@ func (e *Engine) Load(ctx context.Context, wasm []byte) (*Module, error) {
 	return e.load(ctx, hex.EncodeToString(sum[:]), func() ([]byte, error) { return wasm, nil })
 }
 
-// digestOf is the digest of a file, which is taken once as long as the file stays the same.
-func (e *Engine) digestOf(path string) (string, error) {
+// digestOf is the digest of a file, which is taken once as long as the file stays the same. Data is nil if that was earlier.
+func (e *Engine) digestOf(path string) (digest string, data []byte, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || !info.Mode().IsRegular() {
-		return "", &fs.PathError{Op: "open", Path: path, Err: syscall.EINVAL}
+		return "", nil, &fs.PathError{Op: "open", Path: path, Err: syscall.EINVAL}
 	}
 	if info.Size() > maxModule {
-		return "", invalid("it has %d bytes; %d is the most", info.Size(), int64(maxModule))
+		return "", nil, invalid("it has %d bytes; %d is the most", info.Size(), int64(maxModule))
 	}
 	now := known{dev: st.Dev, ino: st.Ino, size: st.Size, mtim: st.Mtim, ctim: st.Ctim}
 	e.mu.Lock()
 	old, ok := e.known[path]
 	e.mu.Unlock()
 	if now.digest = old.digest; ok && now == old {
-		return old.digest, nil
+		return old.digest, nil, nil
 	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return "", err
+	if data, err = os.ReadFile(path); err != nil {
+		return "", nil, err
 	}
 	sum := sha256.Sum256(data)
 	now.digest = hex.EncodeToString(sum[:])
@@ -150,10 +158,10 @@ func (e *Engine) digestOf(path string) (string, error) {
 		}
 		e.known[path] = now
 	}
-	return now.digest, nil
+	return now.digest, data, nil
 }
 
-// load returns the module of a digest; whoever asks first has it compiled, and the others wait.
+// load returns the module of a digest, which read returns; whoever asks first has it compiled, and the others wait.
 func (e *Engine) load(ctx context.Context, digest string, read func() ([]byte, error)) (*Module, error) {
 	e.mu.Lock()
 	if e.closed {
@@ -214,19 +222,16 @@ func (m *Module) compile(ctx context.Context, read func() ([]byte, error)) (err 
 	if err != nil {
 		return err
 	}
-	if sum := sha256.Sum256(wasm); hex.EncodeToString(sum[:]) != m.digest {
-		return errors.New("the module was changed while it was read")
-	}
 	if m.facts, err = check(wasm); err != nil {
 		return err
 	}
-	cache, save, err := m.engine.disk.open(m.digest)
+	stored, err := m.engine.disk.open(m.digest)
 	if err != nil {
 		return err
 	}
 	m.runtime = wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().
 		WithCoreFeatures(api.CoreFeaturesV2).
-		WithCompilationCache(cache).
+		WithCompilationCache(stored.cache).
 		WithDebugInfoEnabled(false))
 	defer func() {
 		if err != nil {
@@ -236,14 +241,14 @@ func (m *Module) compile(ctx context.Context, read func() ([]byte, error)) (err 
 	if err := offerWASI(ctx, m.runtime); err != nil {
 		return fmt.Errorf("make the host's functions: %w", err)
 	}
-	metered, err := meter.Rewrite(wasm, slice)
+	metered, err := stored.metered(wasm)
 	if err != nil {
-		return invalid("%w", err)
+		return err
 	}
 	if err := m.translate(ctx, metered); err != nil {
 		return err
 	}
-	return save()
+	return stored.save()
 }
 
 // offerWASI gives modules the functions of WASI preview 1: wazero's, but for one.

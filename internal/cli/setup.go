@@ -64,8 +64,31 @@ func (a *app) setup(ctx context.Context, words []string, from string) error {
 				return err
 			}
 		}
-		return a.tryDrivers(ctx, c, tools)
+		if err := a.tryDrivers(ctx, c, tools); err != nil {
+			return err
+		}
+		return a.compile(ctx, c, tools)
 	})
+}
+
+// compile makes a sandbox of each module, once: compiling takes seconds, and later starts have it from the disk.
+func (a *app) compile(ctx context.Context, c *client.Client, tools []setup.Tool) error {
+	for _, tool := range tools {
+		if tool.Driver != "wasm" {
+			continue
+		}
+		stop := a.waiting("compiling " + tool.Template())
+		made, err := c.Sandboxes.CreateSandbox(ctx, connect.NewRequest(&firebreakv1.CreateSandboxRequest{
+			Driver: tool.Driver, Template: tool.Template(), Workload: &firebreakv1.Workload{Plugin: true}, Command: "firebreak setup"}))
+		if err == nil {
+			_, err = c.Sandboxes.DeleteSandbox(ctx, connect.NewRequest(&firebreakv1.DeleteSandboxRequest{Id: made.Msg.GetSandbox().GetId()}))
+		}
+		stop()
+		if err != nil {
+			a.warn("%s is not compiled yet: %v", tool.Template(), err)
+		}
+	}
+	return nil
 }
 
 // tryDrivers asks for the drivers that got something, so that one of which it is known that it could not run is tried anew,

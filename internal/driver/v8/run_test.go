@@ -86,7 +86,11 @@ func (p *place) sandbox(options map[string]string) *sandbox {
 type ran struct{ stdout, stderr, text, failed, value, traceback, refused string }
 
 func (s *sandbox) try(ctx context.Context, text, language string) (r ran, err error) {
-	body, err := json.Marshal(map[string]string{"code": text, "language": language})
+	return s.ask(ctx, map[string]string{"code": text, "language": language})
+}
+
+func (s *sandbox) ask(ctx context.Context, request map[string]string) (r ran, err error) {
+	body, err := json.Marshal(request)
 	if err != nil {
 		return r, err
 	}

@@ -61,6 +61,7 @@ type runFlags struct {
 	pids                          int64
 	volumes, outputs, metadata    []string
 	options                       []string
+	allow                         allowFlag
 	detach, remove, json, verbose bool
 }
 
@@ -75,6 +76,7 @@ func (f *runFlags) add(cmd *cobra.Command) {
 	flags.Var(&f.disk, "disk", "what it may write to its file system, like 1g")
 	flags.Int64Var(&f.pids, "pids", 0, "processes and threads")
 	flags.StringArrayVar(&f.volumes, "volume", nil, "share a path of this host: `host:guest[:ro]`")
+	flags.Var(&f.allow, "allow", "let the code ask a host, or read a directory of this one: `capability` fetch=HOST or read=DIR")
 	flags.StringArrayVar(&f.outputs, "output", nil, "copy this out when the program has ended: `guest[:host]`")
 	flags.StringArrayVar(&f.options, "option", nil, "set what only the driver knows: `KEY=VALUE`, as fuel=1000000 for wasm")
 	flags.StringVar(&f.lang, "lang", "", "`language` of the script, where its name does not tell")
@@ -85,6 +87,7 @@ func (f *runFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&f.json, "json", false, "print one JSON object at the end, the program's output in it")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "say what was chosen and why, and where the time went")
 	complete(cmd, "lang", languageNames())
+	_ = cmd.RegisterFlagCompletionFunc("allow", completeAllow) // fails only for a flag that does not exist
 }
 
 func drivers() []string { return []string{"gvisor", "container", "wasm", "v8", "process"} }
@@ -113,6 +116,7 @@ failed; 126 if the program cannot be executed; 127 if it was not found.`,
   firebreak run --origin trusted --memory 512m --timeout 30s -- make test
   firebreak run --needs compute primes.py
   firebreak run filter.wasm < data
+  firebreak run --allow fetch=api.example.com --allow read=/data report.wasm
   firebreak run -it -- bash
   curl -s https://example.com/x.sh | firebreak run --lang sh -`,
 		Args: cobra.ArbitraryArgs,
@@ -170,21 +174,31 @@ func (a *app) createRequest(f *runFlags, args []string) (*firebreakv1.CreateSand
 	if req.Options, err = parseOptions(f.options); err != nil {
 		return nil, err
 	}
+	return req, a.addMounts(req, f)
+}
+
+// addMounts adds the directories that the flags name, and what --allow says besides.
+func (a *app) addMounts(req *firebreakv1.CreateSandboxRequest, f *runFlags) (err error) {
 	dir := ""
 	if a.server == "" {
 		if dir, err = os.Getwd(); err != nil {
-			return nil, fmt.Errorf("find work directory: %w", err)
+			return fmt.Errorf("find work directory: %w", err)
 		}
 	}
 	for _, v := range f.volumes {
 		m, err := parseVolume(v, dir)
 		if err != nil {
-			return nil, err
-		}
-		if _, err := os.Stat(m.Source); a.server == "" && err != nil {
-			return nil, invalid("", fmt.Errorf("--volume: %w", err), "create it first")
+			return err
 		}
 		req.Mounts = append(req.Mounts, m)
 	}
-	return req, nil
+	if err := f.allow.apply(req, dir); err != nil {
+		return err
+	}
+	for _, m := range req.Mounts {
+		if _, err := os.Stat(m.Source); a.server == "" && err != nil {
+			return invalid("", fmt.Errorf("share with the sandbox: %w", err), "create it first")
+		}
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -69,8 +70,7 @@ func (f *durationFlag) String() string {
 	return time.Duration(*f).String()
 }
 
-// parseVolume reads host:guest[:ro]. A path of the host may be relative to dir; dir "" forbids that, because the host
-// is another machine.
+// parseVolume reads host:guest[:ro]; dir is as for hostPath.
 func parseVolume(s, dir string) (*firebreakv1.Mount, error) {
 	const mend = "write it like --volume ./data:/data or --volume ./data:/data:ro"
 	parts := strings.Split(s, ":")
@@ -81,25 +81,37 @@ func parseVolume(s, dir string) (*firebreakv1.Mount, error) {
 	if len(parts) != 2 || parts[0] == "" || strings.ContainsRune(s, 0) {
 		return nil, invalid("", fmt.Errorf("--volume %q is not host:guest[:ro]", s), mend)
 	}
-	m.Source, m.Target = parts[0], filepath.Clean(parts[1])
+	m.Target = filepath.Clean(parts[1])
 	if !filepath.IsAbs(m.Target) || m.Target == "/" {
 		return nil, invalid("", fmt.Errorf("--volume %q: %q is no absolute path below / in the sandbox", s, parts[1]), mend)
 	}
-	if rest, home := strings.CutPrefix(m.Source, "~/"); home && dir != "" {
+	var err error
+	if m.Source, err = hostPath(parts[0], dir); err != nil {
+		return nil, invalid("", fmt.Errorf("--volume %q: %w", s, err), mend)
+	}
+	return m, nil
+}
+
+// hostPath makes a path of the host absolute. It may be relative to dir; dir "" forbids that, because the host is another
+// machine.
+func hostPath(path, dir string) (string, error) {
+	if path == "" || strings.ContainsRune(path, 0) {
+		return "", errors.New("it names no path of the host")
+	}
+	if rest, home := strings.CutPrefix(path, "~/"); home && dir != "" {
 		base, err := os.UserHomeDir()
 		if err != nil {
-			return nil, invalid("", fmt.Errorf("--volume %q: %w", s, err), mend)
+			return "", err
 		}
-		m.Source = filepath.Join(base, rest)
+		path = filepath.Join(base, rest)
 	}
-	if !filepath.IsAbs(m.Source) {
+	if !filepath.IsAbs(path) {
 		if dir == "" {
-			return nil, invalid("", fmt.Errorf("--volume %q: the path must be absolute, it is one of the server's host", s), mend)
+			return "", errors.New("the path must be absolute, it is one of the server's host")
 		}
-		m.Source = filepath.Join(dir, m.Source)
+		path = filepath.Join(dir, path)
 	}
-	m.Source = filepath.Clean(m.Source)
-	return m, nil
+	return filepath.Clean(path), nil
 }
 
 // environment collects --env-file and then --env, so that the latter win.

@@ -63,8 +63,9 @@ const (
 func (r Request) question() Question {
 	return Question{Workload: r.Workload, Driver: r.Driver, AcceptWeaker: r.AcceptWeaker, TimeLimit: r.Timeout,
 		Template: r.Template, Language: r.Language, Detached: r.Detached,
-		Needs:  driver.Spec{Limits: r.Limits, Mounts: r.Mounts}.Needs(),
-		Writes: slices.ContainsFunc(r.Mounts, func(m driver.Mount) bool { return !m.ReadOnly })}
+		Needs:   driver.Spec{Limits: r.Limits, Mounts: r.Mounts}.Needs(),
+		Writes:  slices.ContainsFunc(r.Mounts, func(m driver.Mount) bool { return !m.ReadOnly }),
+		Fetches: r.Options[optionFetch] != ""}
 }
 
 func invalid(format string, args ...any) error {

@@ -146,7 +146,7 @@ func (m *Manager) plan(ctx context.Context, req Request, t *Timings) (plan, erro
 	p.record = m.record(p.request, info, p.template, spec)
 	p.record.Warnings = slices.Concat(warningsOf(info), warnings, warningsOfDecision(d, len(req.Envs) > 0))
 	if hosts := req.Options[optionFetch]; hosts != "" {
-		p.record.Warnings = append(p.record.Warnings, "it may fetch from "+hosts+", by the option fetch")
+		p.record.Warnings = append(p.record.Warnings, "it may fetch from "+hosts)
 	}
 	p.record.Decision = &d
 	m.logDecision(p.record.ID, d)

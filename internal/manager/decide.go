@@ -33,8 +33,9 @@ type Question struct {
 	Language string // what the code is written in, where no template is named; empty: nobody says, or programs of Linux
 	Detached bool   // it is to live on when this process ends
 
-	Needs  driver.Caps // without which it cannot be made as it is asked for
-	Writes bool        // to files of the host
+	Needs   driver.Caps // without which it cannot be made as it is asked for
+	Writes  bool        // to files of the host
+	Fetches bool        // from hosts that it is allowed by name
 }
 
 // maxWhy bounds the reason for accepting less, which stands in each record and each log.
@@ -164,7 +165,7 @@ func (c *decided) put(key string, d policy.Decision) {
 // for here. Empty: a workload without words.
 func decisionKey(f fitting, all []probed) string {
 	q := f.question
-	q.Template, q.Language, q.Detached, q.Needs, q.Writes = "", "", false, 0, false
+	q.Template, q.Language, q.Detached, q.Needs, q.Writes, q.Fetches = "", "", false, 0, false, false
 	key, err := json.Marshal(q)
 	if err != nil {
 		return ""

@@ -45,6 +45,8 @@ func (m *Manager) fit(q Question, all []probed) (fitting, error) {
 func (m *Manager) unfit(f fitting, info driver.Info) *driver.Problem {
 	q := f.question
 	switch {
+	case q.Fetches && !slices.Contains(info.Forms, driver.FormModule):
+		return &driver.Problem{Text: "it cannot allow fetch", Mend: "in this version only a WebAssembly module can fetch: firebreak run MODULE.wasm --allow fetch=HOST"}
 	case f.named != nil:
 		if p := otherForm(*f.named, info); p != nil {
 			return p

@@ -125,6 +125,7 @@ func (l *linguists) manager(t testing.TB, set ...func(*Config)) *Manager {
 func TestFit(t *testing.T) {
 	compute := firebreak.Workload{Needs: firebreak.NeedCompute}
 	plugin, shell := firebreak.Workload{Plugin: true}, firebreak.Workload{Needs: firebreak.NeedLinux}
+	fetches := map[string]string{"fetch": "api.example.com"}
 	for name, c := range map[string]struct {
 		there            []string
 		req              Request
@@ -159,6 +160,10 @@ func TestFit(t *testing.T) {
 		"a mount, V8":              {[]string{"v8-javascript"}, Request{Language: "javascript", Workload: compute, Mounts: []driver.Mount{{Source: "/usr", Target: "/x", ReadOnly: true}}}, "gvisor", "host", "v8 has no mounts", "leave it out"},
 		"a mount to write":         {[]string{"wasm-python"}, Request{Language: "python", Workload: compute, Mounts: []driver.Mount{{Source: "/usr", Target: "/x"}}}, "gvisor", "host", "wasm only reads what is mounted", ":ro"},
 		"a limit":                  {nil, Request{Template: "filter", Limits: firebreak.Limits{CPUs: 1}}, "", "", "wasm has no limit-cpu", ""},
+		"a module fetches":         {nil, Request{Template: "filter", Options: fetches}, "wasm", "filter", "", ""},
+		"a command fetches":        {nil, Request{Options: fetches}, "", "", "gvisor: it cannot allow fetch", "only a WebAssembly module"},
+		"a container fetches":      {nil, Request{Driver: "container", Options: fetches, Workload: firebreak.Workload{Origin: firebreak.OriginTrusted}}, "", "", "container cannot run here: it cannot allow fetch", "MODULE.wasm"},
+		"an isolate fetches":       {nil, Request{Template: "hooks", Options: fetches}, "", "", "v8: it cannot allow fetch", ""},
 		"no such template":         {nil, Request{Template: "nowhere"}, "", "", `template "nowhere"`, ""},
 		"no name of a language":    {nil, Request{Language: "../python"}, "", "", "no name of a language", ""},
 	} {

@@ -6,11 +6,16 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/tetratelabs/wazero/sys"
+
+	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver/wasm/engine"
 )
 
 // The exit statuses of programs that did not end by themselves, as a shell gives them.
 const (
+	statusMissing = 127 // the function that is called
+	statusOther   = 126 // it is no function that takes bytes and returns bytes
 	statusTrap    = 134 // as after abort
 	statusTimeout = 124
 	statusKilled  = 137
@@ -93,7 +98,15 @@ func (w *world) limit(ctx context.Context) (context.Context, context.CancelFunc)
 // told is how an error of a run is shown.
 func (w *world) told(err error) (status int, text string) {
 	var trap *engine.Trap
+	var exit *sys.ExitError
+	var wrong *firebreak.Error
 	switch {
+	case errors.As(err, &wrong) && wrong.Kind == firebreak.KindNotFound:
+		return statusMissing, wrong.Err.Error()
+	case errors.As(err, &wrong) && wrong.Kind == firebreak.KindInvalid:
+		return statusOther, wrong.Err.Error()
+	case errors.As(err, &exit):
+		return statusTrap, fmt.Sprintf("it ended itself, with status %d", exit.ExitCode())
 	case errors.As(err, &trap):
 		return statusTrap, "trap: " + trap.Text
 	case errors.Is(err, context.DeadlineExceeded):

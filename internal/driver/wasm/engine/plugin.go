@@ -6,6 +6,8 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+
+	"github.com/firebreak-dev/firebreak"
 )
 
 // Host is the module that a plugin imports what it is given from. Bytes are passed as an address and a length; what
@@ -85,11 +87,12 @@ func put(ctx context.Context, m api.Module, data []byte) (uint64, error) {
 	return uint64(address)<<32 | uint64(len(data)), nil
 }
 
-// CallBytes calls an exported function (i32 address, i32 length) -> i64 with bytes, and returns those that it returns.
+// CallBytes calls an exported function (i32 address, i32 length) -> i64 with bytes, and returns those that it returns. If
+// there is none, the error is of KindNotFound, and of KindInvalid if it is another kind of function.
 func (i *Instance) CallBytes(ctx context.Context, name string, in []byte) (out []byte, err error) {
 	f := i.module.ExportedFunction(name)
 	if f == nil {
-		return nil, invalid("it exports no function %s", name)
+		return nil, &firebreak.Error{Kind: firebreak.KindNotFound, Op: "call a function", Err: fmt.Errorf("it exports no function %s", name)}
 	}
 	i32, i64 := api.ValueTypeI32, api.ValueTypeI64
 	if d := f.Definition(); string(d.ParamTypes()) != string([]byte{i32, i32}) || string(d.ResultTypes()) != string([]byte{i64}) {

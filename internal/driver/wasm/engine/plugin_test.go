@@ -66,8 +66,8 @@ func TestPlugin(t *testing.T) {
 	if _, err := call(given, "fetch", "bad"); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("fetch refused: %v", err)
 	}
-	for _, name := range []string{"none", "alloc", "_initialize"} {
-		if _, err := call(engine.Config{}, name, ""); firebreak.KindOf(err) != firebreak.KindInvalid {
+	for name, kind := range map[string]firebreak.Kind{"none": firebreak.KindNotFound, "alloc": firebreak.KindInvalid, "_initialize": firebreak.KindInvalid} {
+		if _, err := call(engine.Config{}, name, ""); firebreak.KindOf(err) != kind {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

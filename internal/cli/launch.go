@@ -41,11 +41,13 @@ func (a *app) run(cmd *cobra.Command, f *runFlags, args []string) (err error) {
 	if f.json {
 		defer func() { err = l.printJSON(err) }()
 	}
+	defer func() {
+		if l.script != nil {
+			_ = l.script.close() // opened for reading only
+		}
+	}()
 	if err := l.prepare(cmd, args); err != nil {
 		return err
-	}
-	if l.script != nil {
-		defer l.script.close()
 	}
 	err = a.with(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 		l.client = c
@@ -63,6 +65,9 @@ func (l *launch) prepare(cmd *cobra.Command, args []string) (err error) {
 	if err := f.check(cmd, args); err != nil {
 		return err
 	}
+	if args, err = l.find(cmd, args); err != nil {
+		return err
+	}
 	if l.create, err = a.createRequest(f, args); err != nil {
 		return err
 	}
@@ -70,14 +75,6 @@ func (l *launch) prepare(cmd *cobra.Command, args []string) (err error) {
 		return err
 	}
 	l.program.tag, l.program.command = mainTag, args
-	if cmd.ArgsLenAtDash() != 0 {
-		if l.module, err = a.findModule(args[0]); err == nil && l.module == "" {
-			l.script, err = findScript(args[0], f.lang, a.in)
-		}
-		if err != nil {
-			return err
-		}
-	}
 	if l.script != nil && f.template == "" {
 		l.create.Language = l.script.language
 	}
@@ -101,6 +98,23 @@ func (l *launch) prepare(cmd *cobra.Command, args []string) (err error) {
 		l.program.stdout, l.program.stderr = &l.report.stdout, &l.report.stderr
 	}
 	return nil
+}
+
+// find looks for the module or script that the first argument may name, and reads the flags that follow it.
+func (l *launch) find(cmd *cobra.Command, args []string) (_ []string, err error) {
+	if cmd.ArgsLenAtDash() == 0 {
+		return args, nil
+	}
+	if l.module, err = l.app.findModule(args[0]); err == nil && l.module == "" {
+		l.script, err = findScript(args[0], l.flags.lang, l.app.in)
+	}
+	if err != nil || l.module == "" && l.script == nil {
+		return args, err
+	}
+	if args, err = l.flags.takeAfter(cmd, args); err != nil {
+		return args, err
+	}
+	return args, l.flags.check(cmd, args)
 }
 
 // run makes the sandbox, runs the program in it and clears away.

@@ -95,13 +95,17 @@ func drivers() []string { return []string{"gvisor", "container", "wasm", "v8", "
 func (a *app) runCommand() *cobra.Command {
 	f := &runFlags{}
 	cmd := &cobra.Command{
-		Use:   "run [flags] [--] COMMAND [ARG…] | SCRIPT [ARG…] | MODULE.wasm [ARG…] | -",
+		Use:   "run [flags] [--] COMMAND [ARG…] | SCRIPT [flags] [--] [ARG…] | MODULE.wasm [flags] [--] [ARG…] | -",
 		Short: "Run a program or a script in a new sandbox",
 		Long: `Run a program of the sandbox, or a script of this directory, in a sandbox of its own, which is removed afterwards.
 
 The first argument is a script if it names a file with a known extension (.py .js .ts .sh .rb .pl .php .lua …) or a path
 of a file that begins with #!. It is copied into the sandbox's work directory and run with the interpreter found there.
 "-" reads the script from standard input. After "--" everything is a command of the sandbox.
+
+Flags that decide what a script or module runs behind and what it may have may also stand right after it: those that say
+something of the code (--needs, --origin …), --isolation, --accept-weaker, --allow, --option, --timeout and the limits. The
+first word that is none of them begins the program's own arguments, and so does "--".
 
 A file .wasm is a program for WASI, and runs in a sandbox that holds nothing else. A script that needs no more than to compute
 (--needs compute) runs behind the boundary of its language where firebreak setup has fetched that, else behind gVisor.
@@ -114,9 +118,9 @@ failed; 126 if the program cannot be executed; 127 if it was not found.`,
 		Example: `  firebreak run -- python3 -c 'print(sum(range(10)))'
   firebreak run --output report.svg examples/sales.py
   firebreak run --origin trusted --memory 512m --timeout 30s -- make test
-  firebreak run --needs compute primes.py
+  firebreak run primes.py --needs compute
   firebreak run filter.wasm < data
-  firebreak run --allow fetch=api.example.com --allow read=/data report.wasm
+  firebreak run report.wasm --allow fetch=api.example.com --allow read=/data
   firebreak run -it -- bash
   curl -s https://example.com/x.sh | firebreak run --lang sh -`,
 		Args: cobra.ArbitraryArgs,

@@ -1,7 +1,6 @@
 package v8
 
 import (
-	"bytes"
 	"fmt"
 	"strings"
 
@@ -190,7 +189,19 @@ func (r *rewriter) exports(s *js.ExportStmt, last bool) {
 }
 
 func text(n js.INode) string {
-	var b bytes.Buffer
-	n.JS(&b)
-	return b.String()
+	var w flush
+	n.JS(&w)
+	return w.String()
+}
+
+// flush keeps what is written but for indentation. That would make a line in a thousand blocks a thousand times as long,
+// and would get into strings that go on in the next line. It comes in writes of its own: what else begins with two spaces
+// is the rest of such a string, and ends in a quote or a line's end.
+type flush struct{ strings.Builder }
+
+func (f *flush) Write(p []byte) (int, error) {
+	if len(p) > 1 && p[0] == ' ' && p[1] == ' ' && p[len(p)-1] == ' ' {
+		return len(p), nil
+	}
+	return f.Builder.Write(p)
 }

@@ -15,10 +15,11 @@ func TestPrepare(t *testing.T) {
 		"let x":                         "var x;\nvoid (x = undefined);\n",
 		"var x":                         "var x;\n",
 		"const {a, b: [c], ...d} = y":   "var a;\nvar c;\nvar d;\nvoid ({a, b: [c], ...d} = y);\n",
-		"class A { #x = 1 }":            "var A;\nvoid (A = class A {\n    #x = 1;\n});\n",
+		"class A { #x = 1 }":            "var A;\nvoid (A = class A {\n#x = 1;\n});\n",
 		"function f() {}":               "function f() {}\n",
 		"({a: 1})":                      "(({a: 1}));\n",
-		"async () => { await 1 }":       "(async () => {\n    await 1;\n});\n",
+		"async () => { await 1 }":       "(async () => {\nawait 1;\n});\n",
+		"() => { 'a\\\n  b' }":          "(() => {\n'a\\\n  b';\n});\n",
 		"1 +":                           "1 +",
 		"import('x')":                   "(import('x'));\n",
 		"await f()":                     async("", "return [(await f())];\n"),
@@ -29,7 +30,7 @@ func TestPrepare(t *testing.T) {
 		"export const q = 1":            async("var q;\n", "void (q = 1);\n"),
 		"export default function g(){}": async("function g() {}\n", ""),
 		"export {a}":                    async("", ""),
-		"for await (const x of y) z(x)": async("", "for await (const x of y) {\n    z(x);\n}\n"),
+		"for await (const x of y) z(x)": async("", "for await (const x of y) {\nz(x);\n}\n"),
 	} {
 		got := prepare(code)
 		if got.code != want || got.boxed != strings.Contains(want, "return [undefined]") {
@@ -45,6 +46,14 @@ func TestPrepareDeep(t *testing.T) {
 		if got := prepare(code); got.code != code {
 			t.Errorf("%q was made %.100q", part, got.code)
 		}
+	}
+}
+
+// TestPrepareIsNotLonger: lines in many blocks stay as long as they are.
+func TestPrepareIsNotLonger(t *testing.T) {
+	code := strings.Repeat("{", 900) + strings.Repeat("a\n", 500_000) + strings.Repeat("}", 900)
+	if got := prepare(code); len(got.code) > 2*len(code) || got.code == code {
+		t.Errorf("%d bytes were made %d", len(code), len(got.code))
 	}
 }
 

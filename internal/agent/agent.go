@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"connectrpc.com/connect"
 	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak/internal/agent/account"
@@ -48,14 +47,18 @@ type Agent struct {
 	files   *files.Service
 	code    *code.Service
 	claim   claim
+	archive *archive.Service
 	measure func() metrics
-	handler http.Handler
 	due     chan struct{} // closed at the deadline
 	dueOnce sync.Once
+	onDue   func() // called then; nil: nobody wants to be
+
+	protocol *Protocol
 
 	owns     bool      // the file system is the sandbox's own: the agent is its first process
 	wrote    [2]string // guarded by claim.mu: the ids that are in its files
 	codePort *Listener // connections to the code interpreter
+	codeOnce sync.Once // it is served from the first of them on
 	requests inflight
 	live     context.Context // of all requests and of the connections that were taken over
 	hangUp   context.CancelFunc
@@ -71,7 +74,7 @@ func New(c Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{log: c.Log, owns: os.Getpid() == 1}
+	a := &Agent{log: c.Log, owns: os.Getpid() == 1, protocol: NewProtocol()}
 	spawner, err := proc.NewSpawner(prepare...)
 	if err != nil {
 		return nil, fmt.Errorf("prepare to start processes: %w", err)
@@ -100,10 +103,9 @@ func (a *Agent) begin(session *account.Session, system files.System, procs proc.
 	procs.Session, procs.Log = session, a.log
 	a.session, a.procs, a.files = session, proc.New(procs), files.New(session, system, a.log)
 	a.code, a.codePort = code.New(code.Config{Session: session, Place: place, Stat: system.Stat}), NewListener()
+	a.archive = archive.New(session, a.owns)
 	a.due = make(chan struct{})
-	a.handler = a.routes()
 	a.live, a.hangUp = context.WithCancel(context.Background())
-	a.work.Go(a.serveCode)
 }
 
 // prepare lists what the thread that starts processes is to be deprived of.
@@ -126,31 +128,13 @@ func (c Config) prepare() ([]func() error, error) {
 	return steps, nil
 }
 
-// routes is all that the agent answers. What needs no token is named in claim.guard.
-func (a *Agent) routes() http.Handler {
-	mux := http.NewServeMux()
-	// Most messages are small, and a compressor costs more than it saves on them.
-	limits := []connect.HandlerOption{connect.WithReadMaxBytes(maxMessage), connect.WithCompressMinBytes(minCompressed)}
-	mux.Handle(a.procs.Handler(limits...))
-	mux.Handle(a.files.Handler(limits...))
-	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
-	mux.HandleFunc("GET /metrics", a.serveMetrics)
-	mux.HandleFunc("GET /envs", a.serveEnvs)
-	mux.HandleFunc("POST /init", a.serveInit)
-	mux.HandleFunc("POST /ports/{port}", a.servePort)
-	mux.HandleFunc("POST /warm/{language}", a.code.ServeWarm)
-	a.files.Routes(mux, a.claim.signed)
-	archive.New(a.session, a.owns).Routes(mux)
-	return a.requests.count(a.claim.guard(mux))
-}
-
 // Serve answers on l until ctx is done, the deadline comes, or l fails; then it cuts all connections.
 func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true) // gRPC needs it
 	srv := &http.Server{
-		Handler: a.handler, Protocols: protocols, MaxHeaderBytes: 64 << 10,
+		Handler: a, Protocols: protocols, MaxHeaderBytes: 64 << 10,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       5 * time.Minute, // longer than the guest's, so that it is the guest who closes
 		BaseContext:       func(net.Listener) context.Context { return a.live },
@@ -203,7 +187,9 @@ func (f *inflight) wait() {
 	f.mu.Lock()
 	var idle chan struct{}
 	if f.n > 0 {
-		f.idle = make(chan struct{})
+		if f.idle == nil {
+			f.idle = make(chan struct{})
+		}
 		idle = f.idle
 	}
 	f.mu.Unlock()
@@ -219,6 +205,7 @@ var ErrDeadline = errors.New("the sandbox's time is up")
 func (a *Agent) Close() {
 	a.claim.close()
 	a.hangUp() // also of an agent that never served
+	a.requests.wait()
 	a.files.Close()
 	a.code.Close()
 	a.procs.Close()

@@ -19,7 +19,9 @@ type Parts struct {
 	Code     code.Place
 	Place    string       // what the sandbox is, in messages: "a WASM sandbox"
 	Usage    func() Usage // what it has taken
+	Due      func()       // called when its time is up; nil: Serve tells
 	Ring     int          // bytes of output kept per stream of a program; 0 for the default
+	Protocol *Protocol    // of this process
 	Log      *slog.Logger
 }
 
@@ -39,7 +41,7 @@ func NewSession(user account.User) *account.Session {
 // Embed returns an agent for a sandbox in which no process can run: it is served by the host's own process, over the same
 // protocol. There are no ports and no terminals in such a sandbox, and its users are one. Close ends it.
 func Embed(p Parts) *Agent {
-	a := &Agent{log: p.Log, place: p.Place, stop: func() {}}
+	a := &Agent{log: p.Log, place: p.Place, onDue: p.Due, protocol: p.Protocol, stop: func() {}}
 	last := &lastUsage{of: p.Usage, at: time.Now()}
 	a.measure = last.metrics
 	a.begin(p.Session, p.Files, proc.Config{Launcher: p.Programs, Ring: p.Ring}, p.Code)

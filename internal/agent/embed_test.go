@@ -137,7 +137,7 @@ func embed(t *testing.T) (*box, *memfs.FS) {
 				return 0
 			}, nil
 		}})
-	a := agent.Embed(agent.Parts{Session: session, Files: system, Programs: launcher, Code: &toys{}, Place: "a toy sandbox", Log: log,
+	a := agent.Embed(agent.Parts{Session: session, Files: system, Programs: launcher, Code: &toys{}, Place: "a toy sandbox", Protocol: agent.NewProtocol(), Log: log,
 		Usage: func() agent.Usage {
 			return agent.Usage{CPUs: 1, CPU: time.Second, Memory: 3 << 20, MemoryLimit: 8 << 20, Disk: 5, DiskLimit: 9}
 		}})

@@ -52,6 +52,9 @@ func (c *claim) secret() string {
 	return c.token
 }
 
+// errUnauthorized is what a request without the token gets.
+var errUnauthorized = errors.New("unauthorized access, please provide a valid access token")
+
 func (c *claim) allows(r *http.Request) bool {
 	token := c.secret()
 	return token == "" || same(token, r.Header.Get(tokenHeader))
@@ -59,16 +62,9 @@ func (c *claim) allows(r *http.Request) bool {
 
 func same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
 
-// guard asks for the token. /files may do with a signature instead, and looks itself.
-func (c *claim) guard(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		open := r.URL.Path == "/health" && r.Method == http.MethodGet || r.URL.Path == "/files"
-		if !open && !c.allows(r) {
-			files.Error(w, http.StatusUnauthorized, errors.New("unauthorized access, please provide a valid access token"))
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
+// admits asks for the token. /files may do with a signature instead, and looks itself.
+func (c *claim) admits(r *http.Request) bool {
+	return r.URL.Path == "/health" && r.Method == http.MethodGet || r.URL.Path == "/files" || c.allows(r)
 }
 
 // signed reports whether r may read or write the file that its query names: by the token, or by a signature that the
@@ -125,7 +121,12 @@ func (a *Agent) init(req initRequest, r *http.Request) error {
 }
 
 func (a *Agent) expire() {
-	a.dueOnce.Do(func() { close(a.due) })
+	a.dueOnce.Do(func() {
+		close(a.due)
+		if a.onDue != nil {
+			a.onDue()
+		}
+	})
 }
 
 func (a *Agent) serveEnvs(w http.ResponseWriter, _ *http.Request) {

@@ -77,6 +77,7 @@ func takeOver(w http.ResponseWriter) (net.Conn, *bufio.Reader, error) {
 
 // handCode hands the connection to the code interpreter.
 func (a *Agent) handCode(w http.ResponseWriter) {
+	a.codeOnce.Do(func() { a.work.Go(a.serveCode) }) // Close waits for requests first, and so for this one
 	if conn, buffered, err := takeOver(w); err == nil {
 		_ = a.codePort.give(a.live, takenOver{conn, buffered}) // closed: the agent ends
 	}

@@ -47,7 +47,7 @@ func (b *bench) start(ctx context.Context, d driver.Driver, root driver.Root, id
 	if err != nil {
 		return nil, err
 	}
-	g := guest.New(sb.Dial, "0123456789abcdef")
+	g := guest.To(sb, "0123456789abcdef")
 	if err := g.Init(ctx, guest.Config{}); err != nil {
 		return nil, err
 	}

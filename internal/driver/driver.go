@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"time"
 
@@ -60,6 +61,13 @@ type Sandbox interface {
 	Wait(ctx context.Context) (Exit, error)
 	// Usage reads what the sandbox has taken so far. Fields that the host cannot tell are zero.
 	Usage(ctx context.Context) (Usage, error)
+}
+
+// Local is a sandbox whose agent is a part of this very process: a request to it needs no stream.
+type Local interface {
+	Sandbox
+	// Agent answers requests as it does on streams. The context is done when it begins to end; no request may outlive it.
+	Agent() (context.Context, http.Handler)
 }
 
 // Pauser is a sandbox that can be frozen with its memory kept (CapPause). Both methods are idempotent: nothing is counted.

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 	"syscall"
 	"time"
 
@@ -45,52 +46,71 @@ type Dial = func(context.Context) (net.Conn, error)
 
 // Guest talks to one agent. It is safe for concurrent use.
 type Guest struct {
-	dial       Dial
-	token      string
-	transport  *http.Transport
-	client     *http.Client
-	process    processconnect.ProcessClient
-	filesystem filesystemconnect.FilesystemClient
-	proxy      http.Handler
-	ports      *http.Transport
+	dial      Dial
+	token     string
+	transport http.RoundTripper
+	client    *http.Client
+	proxy     http.Handler
+	ports     *http.Transport
+
+	// Most of what talks to a sandbox that lives for a moment needs neither.
+	process    func() processconnect.ProcessClient
+	filesystem func() filesystemconnect.FilesystemClient
 }
 
 // New returns the guest of the agent that dial reaches and token opens. It does not dial yet.
 func New(dial func(context.Context) (net.Conn, error), token string) *Guest {
-	g := &Guest{token: token}
-	g.dial = func(ctx context.Context) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-		defer cancel()
-		return dial(ctx)
-	}
-	g.transport = &http.Transport{
-		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return g.dial(ctx) },
+	t := &http.Transport{
 		DisableCompression:     true, // what the agent compressed is for the client, and inflating it here a bomb
 		MaxResponseHeaderBytes: maxHeader,
 		MaxIdleConnsPerHost:    8,
 		IdleConnTimeout:        time.Minute, // below the agent's: reusing what it just closed would fail
 	}
+	g := newGuest(patient(dial), token, t)
+	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return g.dial(ctx) }
+	return g
+}
+
+// patient bounds the time of a dial.
+func patient(dial Dial) Dial {
+	return func(ctx context.Context) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		defer cancel()
+		return dial(ctx)
+	}
+}
+
+func newGuest(dial Dial, token string, transport http.RoundTripper) *Guest {
+	g := &Guest{dial: dial, token: token, transport: transport}
 	g.client = &http.Client{Transport: authorized{g.transport, token}, CheckRedirect: noRedirect}
-	limits := []connect.ClientOption{connect.WithReadMaxBytes(maxMessage), connect.WithSendMaxBytes(maxSend),
-		connect.WithAcceptCompression("gzip", nil, nil)} // a bomb less, and nothing is gained on one host
-	g.process = processconnect.NewProcessClient(g.client, base, limits...)
-	g.filesystem = filesystemconnect.NewFilesystemClient(g.client, base, limits...)
+	g.process = sync.OnceValue(func() processconnect.ProcessClient {
+		return processconnect.NewProcessClient(g.client, base, limits()...)
+	})
+	g.filesystem = sync.OnceValue(func() filesystemconnect.FilesystemClient {
+		return filesystemconnect.NewFilesystemClient(g.client, base, limits()...)
+	})
 	g.proxy = g.newProxy()
 	g.ports = g.newPorts()
 	return g
 }
 
+// limits are of Connect's messages.
+func limits() []connect.ClientOption {
+	return []connect.ClientOption{connect.WithReadMaxBytes(maxMessage), connect.WithSendMaxBytes(maxSend),
+		connect.WithAcceptCompression("gzip", nil, nil)} // a bomb less, and nothing is gained on one host
+}
+
 // Close drops the idle connections. Streams that are open go on until their contexts end.
 func (g *Guest) Close() {
-	g.transport.CloseIdleConnections()
+	g.client.CloseIdleConnections()
 	g.ports.CloseIdleConnections()
 }
 
 // Process is the agent's process service.
-func (g *Guest) Process() processconnect.ProcessClient { return g.process }
+func (g *Guest) Process() processconnect.ProcessClient { return g.process() }
 
 // Filesystem is the agent's file service.
-func (g *Guest) Filesystem() filesystemconnect.FilesystemClient { return g.filesystem }
+func (g *Guest) Filesystem() filesystemconnect.FilesystemClient { return g.filesystem() }
 
 // authorized adds the token.
 type authorized struct {
@@ -104,6 +124,13 @@ func (a authorized) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.Header.Set(tokenHeader, a.token)
 	}
 	return a.next.RoundTrip(r)
+}
+
+// CloseIdleConnections is for http.Client.
+func (a authorized) CloseIdleConnections() {
+	if t, ok := a.next.(*http.Transport); ok {
+		t.CloseIdleConnections()
+	}
 }
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

@@ -172,7 +172,7 @@ func (m *Manager) attach(ctx context.Context, rec store.Record) (*box, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reach sandbox %s: %w", rec.ID, err)
 	}
-	return m.keep(rec, sb, guest.New(sb.Dial, rec.Token), nil), nil
+	return m.keep(rec, sb, guest.To(sb, rec.Token), nil), nil
 }
 
 // watch ends b when it ends by itself, and ends or pauses it when its time is up.

@@ -264,7 +264,7 @@ func (m *Manager) make(ctx context.Context, p plan, t *Timings) (_ store.Record,
 	if p.request.Timeout > 0 {
 		rec.Deadline = time.Now().Add(p.request.Timeout).UTC()
 	}
-	g := guest.New(sb.Dial, rec.Token)
+	g := guest.To(sb, rec.Token)
 	undo.add(func(context.Context) error { g.Close(); return nil })
 	if err := m.greet(ctx, g, rec, t); err != nil {
 		return rec, err

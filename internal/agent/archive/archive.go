@@ -3,6 +3,7 @@
 package archive
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -31,10 +32,11 @@ func New(session *account.Session, ownRoot bool) *Service {
 	return &Service{session: session, whole: ownRoot, started: time.Now()}
 }
 
-// Routes adds GET /export and POST /import to mux.
-func (s *Service) Routes(mux *http.ServeMux) {
-	mux.HandleFunc("GET /export", s.serveExport) // with ?changes, without the data of files that are the template's
-	mux.HandleFunc("POST /import", s.serveImport)
+// Routes adds GET /export and POST /import to mux, for the services that of returns.
+func Routes(mux *http.ServeMux, of func(context.Context) *Service) {
+	// With ?changes it comes without the data of files that are the template's.
+	mux.HandleFunc("GET /export", func(w http.ResponseWriter, r *http.Request) { of(r.Context()).serveExport(w, r) })
+	mux.HandleFunc("POST /import", func(w http.ResponseWriter, r *http.Request) { of(r.Context()).serveImport(w, r) })
 }
 
 func (s *Service) serveExport(w http.ResponseWriter, r *http.Request) {

@@ -41,7 +41,6 @@ type Config struct {
 // Service holds the contexts of a sandbox.
 type Service struct {
 	Config
-	handler http.Handler
 
 	mu       sync.Mutex
 	contexts []*Context          // in the order in which they were made
@@ -51,7 +50,11 @@ type Service struct {
 
 // New returns a service without contexts.
 func New(c Config) *Service {
-	s := &Service{Config: c, defaults: map[string]*Context{}}
+	return &Service{Config: c, defaults: map[string]*Context{}}
+}
+
+// Handler answers what comes to Port.
+func (s *Service) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { answer(w, "OK") })
 	mux.HandleFunc("POST /execute", s.serveExecute)
@@ -59,12 +62,8 @@ func New(c Config) *Service {
 	mux.HandleFunc("POST /contexts", s.serveCreate)
 	mux.HandleFunc("DELETE /contexts/{id}", s.serveDelete)
 	mux.HandleFunc("POST /contexts/{id}/restart", s.serveRestart)
-	s.handler = mux
-	return s
+	return mux
 }
-
-// Handler answers what comes to Port.
-func (s *Service) Handler() http.Handler { return s.handler }
 
 // Close ends all contexts and waits for their kernels.
 func (s *Service) Close() {

@@ -3,6 +3,7 @@ package files
 import (
 	"compress/flate"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,10 +20,12 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/agent/account"
 )
 
-// Routes adds /files to mux. Allowed says whether a request may "read" or "write" the path of its query.
-func (s *Service) Routes(mux *http.ServeMux, allowed func(r *http.Request, operation string) error) {
-	guarded := func(operation string, serve func(http.ResponseWriter, *http.Request, account.User) error) http.HandlerFunc {
+// Routes adds /files to mux, for the services that of returns. Allowed says whether a request may "read" or "write" the
+// path of its query.
+func Routes(mux *http.ServeMux, of func(context.Context) *Service, allowed func(r *http.Request, operation string) error) {
+	guarded := func(operation string, serve func(*Service, http.ResponseWriter, *http.Request, account.User) error) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
+			s := of(r.Context())
 			if err := allowed(r, operation); err != nil {
 				Error(w, http.StatusUnauthorized, err)
 				return
@@ -32,14 +35,14 @@ func (s *Service) Routes(mux *http.ServeMux, allowed func(r *http.Request, opera
 				Error(w, http.StatusUnauthorized, err)
 				return
 			}
-			if err := serve(w, r, u); err != nil {
+			if err := serve(s, w, r, u); err != nil {
 				Error(w, statusOf(err), err)
 			}
 		}
 	}
-	mux.Handle("GET /files", guarded("read", s.download))
-	mux.Handle("POST /files", guarded("write", s.upload))
-	mux.Handle("POST /files/compose", http.HandlerFunc(s.compose))
+	mux.Handle("GET /files", guarded("read", (*Service).download))
+	mux.Handle("POST /files", guarded("write", (*Service).upload))
+	mux.HandleFunc("POST /files/compose", func(w http.ResponseWriter, r *http.Request) { of(r.Context()).compose(w, r) })
 }
 
 // username is who a request is: its query says so, or its header as for the other half of the protocol.

@@ -19,7 +19,6 @@ import (
 
 	"github.com/firebreak-dev/firebreak/internal/agent/account"
 	filesystemv1 "github.com/firebreak-dev/firebreak/internal/api/filesystem"
-	"github.com/firebreak-dev/firebreak/internal/api/filesystem/filesystemconnect"
 )
 
 // The wrappers of Connect, whose full names would fill every line.
@@ -39,8 +38,6 @@ type Service struct {
 	watchers map[string]*polled
 }
 
-var _ filesystemconnect.FilesystemHandler = (*Service)(nil)
-
 // New returns the service of system for the users of session.
 func New(session *account.Session, system System, log *slog.Logger) *Service {
 	return &Service{session: session, system: system, log: log, watchers: map[string]*polled{}}
@@ -55,11 +52,6 @@ func (s *Service) Close() {
 	for _, w := range watchers {
 		w.close()
 	}
-}
-
-// Handler returns the path of filesystem.Filesystem and its handler.
-func (s *Service) Handler(opts ...connect.HandlerOption) (string, http.Handler) {
-	return filesystemconnect.NewFilesystemHandler(s, opts...)
 }
 
 // JSON answers with value.

@@ -1,6 +1,7 @@
 package files_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -31,8 +32,9 @@ func serve(t *testing.T, o memfs.Options) (*memfs.FS, *httptest.Server, filesyst
 	s := files.New(session, files.Memory{FS: memory}, slog.New(slog.DiscardHandler))
 	t.Cleanup(s.Close)
 	mux := http.NewServeMux()
-	mux.Handle(s.Handler())
-	s.Routes(mux, func(*http.Request, string) error { return nil })
+	of := func(context.Context) *files.Service { return s }
+	mux.Handle(files.Handler(of))
+	files.Routes(mux, of, func(*http.Request, string) error { return nil })
 	srv := httptest.NewServer(mux)
 	t.Cleanup(srv.Close)
 	return memory, srv, filesystemconnect.NewFilesystemClient(srv.Client(), srv.URL)

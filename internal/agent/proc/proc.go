@@ -20,6 +20,7 @@ import (
 const (
 	pipeChunk = 32 << 10 // the largest pieces of output that clients of the protocol are used to
 	ptyChunk  = 16 << 10
+	minChunk  = 4 << 10 // that a buffer begins with: most processes say little
 
 	keepEnded = 30 * time.Second // for late Connects
 	maxEnded  = 256              // that are kept at once

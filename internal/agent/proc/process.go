@@ -203,13 +203,16 @@ func (p *Process) pump(s Stream, f *os.File, drained func()) {
 	if s == PTY {
 		size = ptyChunk
 	}
-	buf := make([]byte, size)
+	buf := make([]byte, minChunk)
 	for after := (aftermath{}); ; {
 		n, err := f.Read(buf)
 		if after.over {
 			n = 0
 		}
 		p.output.Write(s, buf[:n])
+		if n == len(buf) && n < size {
+			buf = make([]byte, 2*n)
+		}
 		woken := errors.Is(err, os.ErrDeadlineExceeded)
 		if err != nil && !woken {
 			return // EOF; EIO from a terminal

@@ -23,14 +23,14 @@ type (
 	clientStream[T any] = connect.ClientStream[T]
 )
 
-// Service serves a Manager as process.Process.
-type Service struct{ manager *Manager }
+// Service serves process.Process for the manager of each request, which it finds by the request's context.
+type Service func(context.Context) *Manager
 
-var _ processconnect.ProcessHandler = Service{}
+var _ processconnect.ProcessHandler = Service(nil)
 
-// Handler returns the path of the service and its handler.
-func (m *Manager) Handler(opts ...connect.HandlerOption) (string, http.Handler) {
-	path, h := processconnect.NewProcessHandler(Service{m}, opts...)
+// Handler returns the path of the service and its handler, which serves the managers that of returns.
+func Handler(of func(context.Context) *Manager, opts ...connect.HandlerOption) (string, http.Handler) {
+	path, h := processconnect.NewProcessHandler(Service(of), opts...)
 	return path, withLifetime(h)
 }
 
@@ -75,9 +75,9 @@ func keepalive(h http.Header) time.Duration {
 }
 
 // List implements process.Process.
-func (s Service) List(context.Context, *request[processv1.ListRequest]) (*response[processv1.ListResponse], error) {
+func (s Service) List(ctx context.Context, _ *request[processv1.ListRequest]) (*response[processv1.ListResponse], error) {
 	res := &processv1.ListResponse{}
-	for _, p := range s.manager.List() {
+	for _, p := range s(ctx).List() {
 		res.Processes = append(res.Processes, p.Info())
 	}
 	return connect.NewResponse(res), nil
@@ -85,11 +85,12 @@ func (s Service) List(context.Context, *request[processv1.ListRequest]) (*respon
 
 // Start implements process.Process.
 func (s Service) Start(ctx context.Context, req *request[processv1.StartRequest], out *stream[processv1.StartResponse]) error {
-	user, err := s.manager.Session.User(account.HeaderUser(req.Header()))
+	m := s(ctx)
+	user, err := m.Session.User(account.HeaderUser(req.Header()))
 	if err != nil {
 		return connect.NewError(connect.CodeUnauthenticated, err)
 	}
-	p, reader, err := s.manager.Start(ctx, user, req.Msg, lifetime(ctx))
+	p, reader, err := m.Start(ctx, user, req.Msg, lifetime(ctx))
 	if err != nil {
 		return err
 	}
@@ -101,7 +102,7 @@ func (s Service) Start(ctx context.Context, req *request[processv1.StartRequest]
 
 // Connect implements process.Process.
 func (s Service) Connect(ctx context.Context, req *request[processv1.ConnectRequest], out *stream[processv1.ConnectResponse]) error {
-	p, err := s.manager.Find(req.Msg.GetProcess())
+	p, err := s(ctx).Find(req.Msg.GetProcess())
 	if err != nil {
 		return err
 	}
@@ -129,7 +130,7 @@ func (p *Process) follow(ctx context.Context, r *Reader, silence time.Duration, 
 	}
 	tick := time.NewTimer(silence)
 	defer tick.Stop()
-	buf := make([]byte, pipeChunk)
+	buf := make([]byte, minChunk)
 	for {
 		chunk, err := r.Read(ctx, tick.C, buf)
 		switch {
@@ -144,6 +145,9 @@ func (p *Process) follow(ctx context.Context, r *Reader, silence time.Duration, 
 			return err
 		}
 		r.Sent(chunk)
+		if n := len(chunk.Data); n == len(buf) && n < pipeChunk {
+			buf = make([]byte, 2*n)
+		}
 		tick.Reset(silence)
 	}
 }
@@ -174,7 +178,7 @@ func (c Chunk) event() *processv1.ProcessEvent {
 
 // SendInput implements process.Process.
 func (s Service) SendInput(ctx context.Context, req *request[processv1.SendInputRequest]) (*response[processv1.SendInputResponse], error) {
-	p, err := s.running(req.Msg.GetProcess())
+	p, err := s.running(ctx, req.Msg.GetProcess())
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +195,7 @@ func (s Service) StreamInput(ctx context.Context, in *clientStream[processv1.Str
 		var err error
 		switch e := in.Msg().GetEvent().(type) {
 		case *processv1.StreamInputRequest_Start:
-			p, err = s.running(e.Start.GetProcess())
+			p, err = s.running(ctx, e.Start.GetProcess())
 		case *processv1.StreamInputRequest_Data:
 			if p == nil {
 				return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("input comes before the process it is for"))
@@ -209,8 +213,8 @@ func (s Service) StreamInput(ctx context.Context, in *clientStream[processv1.Str
 }
 
 // SendSignal implements process.Process.
-func (s Service) SendSignal(_ context.Context, req *request[processv1.SendSignalRequest]) (*response[processv1.SendSignalResponse], error) {
-	p, err := s.running(req.Msg.GetProcess())
+func (s Service) SendSignal(ctx context.Context, req *request[processv1.SendSignalRequest]) (*response[processv1.SendSignalResponse], error) {
+	p, err := s.running(ctx, req.Msg.GetProcess())
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +222,7 @@ func (s Service) SendSignal(_ context.Context, req *request[processv1.SendSignal
 	if _, known := processv1.Signal_name[int32(sig)]; !known || sig == processv1.Signal_SIGNAL_UNSPECIFIED {
 		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("no such signal"))
 	}
-	err = s.manager.Launcher.Signal(p.pid, unix.Signal(sig))
+	err = p.manager.Launcher.Signal(p.pid, unix.Signal(sig))
 	if errors.Is(err, unix.ESRCH) {
 		return nil, connect.NewError(connect.CodeNotFound, errors.New("process has ended"))
 	}
@@ -230,7 +234,7 @@ func (s Service) SendSignal(_ context.Context, req *request[processv1.SendSignal
 
 // CloseStdin implements process.Process.
 func (s Service) CloseStdin(ctx context.Context, req *request[processv1.CloseStdinRequest]) (*response[processv1.CloseStdinResponse], error) {
-	p, err := s.running(req.Msg.GetProcess())
+	p, err := s.running(ctx, req.Msg.GetProcess())
 	if err != nil {
 		return nil, err
 	}
@@ -241,8 +245,8 @@ func (s Service) CloseStdin(ctx context.Context, req *request[processv1.CloseStd
 }
 
 // Update implements process.Process.
-func (s Service) Update(_ context.Context, req *request[processv1.UpdateRequest]) (*response[processv1.UpdateResponse], error) {
-	p, err := s.running(req.Msg.GetProcess())
+func (s Service) Update(ctx context.Context, req *request[processv1.UpdateRequest]) (*response[processv1.UpdateResponse], error) {
+	p, err := s.running(ctx, req.Msg.GetProcess())
 	if err != nil {
 		return nil, err
 	}
@@ -254,8 +258,8 @@ func (s Service) Update(_ context.Context, req *request[processv1.UpdateRequest]
 	return connect.NewResponse(&processv1.UpdateResponse{}), nil
 }
 
-func (s Service) running(sel *processv1.ProcessSelector) (*Process, error) {
-	p, err := s.manager.Find(sel)
+func (s Service) running(ctx context.Context, sel *processv1.ProcessSelector) (*Process, error) {
+	p, err := s(ctx).Find(sel)
 	if err != nil {
 		return nil, err
 	}

@@ -70,7 +70,7 @@ func serve(t *testing.T, most int) (processconnect.ProcessClient, *program.Launc
 	launcher := program.New(program.Config{Session: session, Place: "a test", Find: programs, Max: most, Log: log,
 		Stat: func(path string) (fs.FileInfo, error) { return memory.Stat(path) }})
 	m := proc.New(proc.Config{Session: session, Launcher: launcher, Log: log})
-	_, handler := m.Handler()
+	_, handler := proc.Handler(func(context.Context) *proc.Manager { return m })
 	srv := httptest.NewUnstartedServer(handler)
 	srv.EnableHTTP2 = true
 	srv.StartTLS()

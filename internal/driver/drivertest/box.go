@@ -45,7 +45,7 @@ func (c *C) box(spec driver.Spec) *box {
 
 // enter claims the agent of sb, or talks on with one that was claimed so before.
 func (c *C) enter(ctx context.Context, spec driver.Spec, sb driver.Sandbox) (*box, error) {
-	g := guest.New(sb.Dial, "token-"+string(spec.ID))
+	g := guest.To(sb, "token-"+string(spec.ID))
 	conf := guest.Config{Envs: map[string]string{"FROM_INIT": "init", "WHO_WINS": "init"}, Workdir: c.Work(spec),
 		SandboxID: string(spec.ID), TemplateID: "of-the-suite"}
 	if c.info.Caps.Has(driver.CapUsers) {

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/agent"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 )
 
@@ -67,6 +68,8 @@ type host struct {
 	log   *slog.Logger
 	sweep sync.Once
 
+	protocol func() *agent.Protocol // of all its sandboxes
+
 	mu     sync.Mutex
 	boxes  map[driver.ID]*box // nil values are being made
 	groups map[string]*group
@@ -84,7 +87,8 @@ func New(cfg Config) *Driver {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Driver{host: &host{cfg: cfg, log: cfg.Log.With("driver", name), boxes: map[driver.ID]*box{}, groups: map[string]*group{}}}
+	return &Driver{host: &host{cfg: cfg, log: cfg.Log.With("driver", name), boxes: map[driver.ID]*box{}, groups: map[string]*group{},
+		protocol: sync.OnceValue(agent.NewProtocol)}}
 }
 
 // Mute returns another driver of the same sandboxes, for tests: the agents of those that it makes never listen.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path"
 	"path/filepath"
@@ -41,21 +42,20 @@ type box struct {
 	id       driver.ID
 	agent    *agent.Agent
 	listener *agent.Listener
-	roots    []*os.Root // of what is mounted, and of the template
-	stop     context.CancelFunc
-	served   chan error
+	roots    []*os.Root    // of what is mounted, and of the template
 	dead     chan struct{} // closed when it has ended
 
-	mu   sync.Mutex
-	once bool        // guarded by mu: the end has begun
-	exit driver.Exit // guarded by mu until dead is closed
+	mu     sync.Mutex
+	once   bool          // guarded by mu: the end has begun
+	exit   driver.Exit   // guarded by mu until dead is closed
+	served chan struct{} // guarded by mu: closed when the agent serves no streams any more; nil: it never did
 }
 
-var _ driver.Sandbox = (*box)(nil)
+var _ driver.Local = (*box)(nil)
 
 // newBox makes a sandbox; the module is its to release.
-func newBox(spec driver.Spec, opts options, m *engine.Module, log *slog.Logger) (_ *box, err error) {
-	b := &box{id: spec.ID, listener: agent.NewListener(), served: make(chan error, 1), dead: make(chan struct{})}
+func newBox(spec driver.Spec, opts options, m *engine.Module, h *host) (_ *box, err error) {
+	b := &box{id: spec.ID, listener: agent.NewListener(), dead: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			b.closeRoots()
@@ -78,7 +78,7 @@ func newBox(spec driver.Spec, opts options, m *engine.Module, log *slog.Logger) 
 			return nil, err
 		}
 	}
-	b.serve(log.With("sandbox", spec.ID))
+	b.embed(h.protocol(), h.cfg.Log.With("sandbox", spec.ID))
 	return b, nil
 }
 
@@ -142,26 +142,35 @@ func (b *box) closeRoots() {
 	}
 }
 
-// serve starts the agent.
-func (b *box) serve(log *slog.Logger) {
+// embed makes the agent.
+func (b *box) embed(protocol *agent.Protocol, log *slog.Logger) {
 	session := agent.NewSession(account.User{Name: user, UID: uid, GID: uid, Home: home})
 	system := files.Memory{FS: b.files}
 	programs := program.New(program.Config{Session: session, Place: placeName, Find: b.find, Stat: system.Stat, Max: cap(b.slots), Log: log})
 	b.agent = agent.Embed(agent.Parts{
-		Session: session, Files: system, Programs: programs, Code: &interpreters{world: b.world}, Place: placeName, Log: log,
+		Session: session, Files: system, Programs: programs, Code: &interpreters{world: b.world}, Place: placeName, Protocol: protocol, Log: log,
+		Due: func() { b.end(driver.Exit{Reason: firebreak.EndDeadline, Code: 124, Detail: "its time was up"}) },
 		Usage: func() agent.Usage {
 			return agent.Usage{CPUs: 1, CPU: b.cpu.Time(), Memory: uint64(b.memory.Used() + b.files.Usage().Bytes), MemoryLimit: uint64(b.memory.Max()),
 				Disk: uint64(b.files.Usage().Bytes), DiskLimit: uint64(b.disk)}
 		},
 	})
-	ctx, stop := context.WithCancel(context.Background())
-	b.stop = stop
+}
+
+// Agent implements driver.Local.
+func (b *box) Agent() (context.Context, http.Handler) { return b.agent.Live(), b.agent }
+
+// listen has the agent serve streams, from the first one on: requests need none.
+func (b *box) listen() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.once || b.served != nil {
+		return
+	}
+	b.served = make(chan struct{})
 	go func() {
-		err := b.agent.Serve(ctx, b.listener)
-		b.served <- err
-		if errors.Is(err, agent.ErrDeadline) {
-			b.end(driver.Exit{Reason: firebreak.EndDeadline, Code: 124, Detail: "its time was up"})
-		}
+		defer close(b.served)
+		_ = b.agent.Serve(b.agent.Live(), b.listener) // until the end, or its time is up, of which Due tells
 	}()
 }
 
@@ -197,15 +206,17 @@ func (b *box) end(exit driver.Exit) {
 	if first {
 		b.once, b.exit = true, exit
 	}
+	served := b.served
 	b.mu.Unlock()
 	if !first {
 		<-b.dead
 		return
 	}
-	b.stop()
-	<-b.served
-	_ = b.listener.Close()
 	b.agent.Close()
+	if served != nil {
+		<-served
+	}
+	_ = b.listener.Close()
 	b.module.Release()
 	b.closeRoots()
 	close(b.dead)
@@ -216,6 +227,7 @@ func (b *box) Dial(ctx context.Context) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	b.listen()
 	conn, err := b.listener.Dial(ctx)
 	if b.ended() || errors.Is(err, net.ErrClosed) {
 		if err == nil {

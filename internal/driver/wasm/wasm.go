@@ -17,6 +17,7 @@ import (
 	"syscall"
 
 	"github.com/firebreak-dev/firebreak"
+	"github.com/firebreak-dev/firebreak/internal/agent"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/driver/wasm/engine"
 )
@@ -54,6 +55,8 @@ type host struct {
 	cfg    Config
 	engine *engine.Engine
 
+	protocol func() *agent.Protocol // of all its sandboxes
+
 	mu    sync.Mutex
 	boxes map[driver.ID]*box // guarded by mu; nil values are being made
 }
@@ -62,7 +65,8 @@ var _ driver.Driver = (*Driver)(nil)
 
 // New returns a driver, which holds nothing yet. Close frees what it compiled.
 func New(cfg Config) *Driver {
-	return &Driver{host: &host{cfg: cfg, engine: engine.New(filepath.Join(cfg.StateDir, ".compiled")), boxes: map[driver.ID]*box{}}}
+	return &Driver{host: &host{cfg: cfg, engine: engine.New(filepath.Join(cfg.StateDir, ".compiled")), boxes: map[driver.ID]*box{},
+		protocol: sync.OnceValue(agent.NewProtocol)}}
 }
 
 // Mute returns another driver of the same sandboxes, for tests: the agents of those that it makes never listen.
@@ -217,7 +221,7 @@ func (d *Driver) make(ctx context.Context, spec driver.Spec, opts options) (*box
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", path, err)
 	}
-	b, err := newBox(spec, opts, m, d.cfg.Log)
+	b, err := newBox(spec, opts, m, d.host)
 	if err != nil {
 		m.Release()
 		return nil, err

@@ -2,14 +2,18 @@ package wasm_test
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/driver/drivertest"
 	"github.com/firebreak-dev/firebreak/internal/driver/wasm"
+	"github.com/firebreak-dev/firebreak/internal/guest"
 )
 
 // empty is a module that does nothing.
@@ -43,4 +47,39 @@ func TestConformance(t *testing.T) {
 			return first.(driver.Driver)
 		},
 	}.Run(t)
+}
+
+// TestStreams: the agent answers on streams too, from the first one on, and its time is up for these as well.
+func TestStreams(t *testing.T) {
+	root, dir := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "module.wasm"), []byte(empty), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := wasm.New(wasm.Config{StateDir: dir, Log: slog.New(slog.DiscardHandler)})
+	defer d.Close(context.Background())
+	spec := driver.Spec{ID: "streams", Root: driver.Root{Form: driver.FormModule, Path: root, Command: []string{"empty"}}, Dir: dir}
+	sb, err := d.Create(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := guest.New(sb.Dial, "the token")
+	defer g.Close()
+	if err := g.Init(t.Context(), guest.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := guest.To(sb, "another's").Init(t.Context(), guest.Config{}); err == nil {
+		t.Error("without a stream anybody may configure the agent")
+	}
+	if err := guest.To(sb, "the token").Init(t.Context(), guest.Config{Deadline: time.Now().Add(time.Millisecond)}); err != nil {
+		t.Error(err)
+	}
+	if exit, err := sb.Wait(t.Context()); err != nil || exit.Reason != firebreak.EndDeadline {
+		t.Errorf("%+v, %v", exit, err)
+	}
+	if err := g.Health(t.Context()); err == nil {
+		t.Error("it answers after its end")
+	}
+	if err := d.Destroy(t.Context(), spec); err != nil {
+		t.Error(err)
+	}
 }

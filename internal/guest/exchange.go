@@ -31,7 +31,8 @@ type exchange struct {
 
 	// Guarded by answer.mu:
 	status   int         // 0: the agent has said nothing
-	said     http.Header // what header was then
+	said     http.Header // what header was then; the client's own once it is given
+	follow   []string    // headers that are announced to follow the answer
 	length   int64       // of the answer; -1: not known
 	written  int64
 	given    bool // headed is closed
@@ -149,6 +150,11 @@ func (x *exchange) headLocked(status int) {
 			delete(x.said, name)
 		}
 	}
+	for _, line := range x.said["Trailer"] {
+		for name := range strings.SplitSeq(line, ",") {
+			x.follow = append(x.follow, http.CanonicalHeaderKey(strings.TrimSpace(name)))
+		}
+	}
 	if n, err := strconv.ParseInt(x.said.Get("Content-Length"), 10, 64); err == nil && n >= 0 {
 		x.length = n
 	}
@@ -167,10 +173,9 @@ func (x *exchange) trailersLocked() {
 	if x.bare {
 		return
 	}
-	announced := strings.Split(strings.Join(x.said["Trailer"], ","), ",")
 	for name, values := range x.header {
 		plain, named := strings.CutPrefix(name, http.TrailerPrefix)
-		if named || slices.ContainsFunc(announced, func(a string) bool { return http.CanonicalHeaderKey(strings.TrimSpace(a)) == name }) {
+		if named || slices.Contains(x.follow, name) {
 			if x.trailer == nil {
 				x.trailer = http.Header{}
 			}

@@ -143,6 +143,23 @@ func TestLocalStreams(t *testing.T) {
 	}
 }
 
+// TestLocalHeadersAreTheClients: it may change them while the answer goes on.
+func TestLocalHeadersAreTheClients(t *testing.T) {
+	for range 100 {
+		res, err := post(t, t.Context(), local{t.Context(), acts()["flushed"]}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 100 {
+			res.Header.Set("Trailer", "X-Mine")
+			res.Header.Del("Content-Type")
+		}
+		if text, err := io.ReadAll(res.Body); string(text) != "onetwo" || err != nil {
+			t.Errorf("%q, %v", text, err)
+		}
+	}
+}
+
 // TestLocalIsCut: neither end waits for the other when the client, or the sandbox, goes away, whatever the agent does.
 func TestLocalIsCut(t *testing.T) {
 	for name, act := range map[string]func(w http.ResponseWriter, r *http.Request){

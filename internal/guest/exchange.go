@@ -74,9 +74,9 @@ func (x *exchange) serve(agent http.Handler) {
 	defer func() {
 		p := recover()
 		switch err, _ := p.(error); {
-		case p == nil:
+		case p == nil && x.inner.Err() == nil:
 			x.finish()
-		case errors.Is(err, http.ErrAbortHandler):
+		case p == nil, errors.Is(err, http.ErrAbortHandler):
 			x.cut(io.ErrUnexpectedEOF)
 		default:
 			x.cut(fmt.Errorf("the agent panicked: %v", p))
@@ -227,6 +227,8 @@ func (x *exchange) Write(p []byte) (int, error) {
 		x.headLocked(http.StatusOK)
 	}
 	switch {
+	case x.inner.Err() != nil: // as on a connection that is cut: what the agent says because it ends is not told
+		return 0, io.ErrClosedPipe
 	case !x.mayHaveBody():
 		return 0, http.ErrBodyNotAllowed
 	case x.length >= 0 && x.written+int64(len(p)) > x.length:

@@ -12,8 +12,8 @@ import (
 // To returns the guest of a sandbox's agent, which token opens. It does not dial yet, and if the agent is a part of this
 // process it dials for ports only.
 func To(sb driver.Sandbox, token string) *Guest {
-	l, ok := sb.(driver.Local)
-	if !ok {
+	l, err := driver.As[driver.Local](sb)
+	if err != nil {
 		return New(sb.Dial, token)
 	}
 	var t local

@@ -120,3 +120,12 @@ if [ -n "$package" ] && [ "$(cat "$bin/workerd.from" 2>/dev/null)" != "$sum" ]; 
 	echo "$sum" >"$bin/workerd.from"
 	rm -rf "$work"
 fi
+# Sucrase, for its TypeScript; it is found beside workerd.
+sum=fa555afbe97fb4f4866084a8838cb66ff520aa1adcd211269b2708afda4bc9bf
+if ! echo "$sum  $bin/sucrase.tgz" | sha256sum --check --status 2>/dev/null; then
+	work=$(mktemp -d)
+	npm pack --silent --pack-destination "$work" sucrase@3.35.1 >/dev/null
+	echo "$sum  $(echo "$work"/*.tgz)" | sha256sum --check --quiet
+	mv "$work"/*.tgz "$bin/sucrase.tgz"
+	rm -rf "$work"
+fi

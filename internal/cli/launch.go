@@ -204,12 +204,19 @@ func (l *launch) interpreters(ctx context.Context) ([][]string, error) {
 		return all, nil
 	}
 	got, err := l.client.Templates.GetTemplate(ctx, connect.NewRequest(&firebreakv1.GetTemplateRequest{Name: l.sandbox.GetTemplate()}))
-	if err != nil || len(got.Msg.GetTemplate().GetCommand()) == 0 {
-		return all, err
+	if err != nil {
+		return nil, err
 	}
 	has := got.Msg.GetTemplate().GetCommand()
+	modules := len(has) == 0 // of JavaScript, which have no program of their own
+	if modules {
+		has = []string{"node"}
+	}
 	if i := slices.IndexFunc(all, func(c []string) bool { return contains(has, c[0]) }); i >= 0 {
 		return all[i : i+1], nil
+	}
+	if modules {
+		return all, nil // for the driver to say what it runs
 	}
 	return [][]string{has[:1]}, nil
 }

@@ -148,7 +148,7 @@ func TestFit(t *testing.T) {
 		"scripts":                  {nil, Request{Template: "hooks"}, "v8", "hooks", "template hooks holds JavaScript modules, and wasm runs WebAssembly modules", ""},
 		"named":                    {[]string{"wasm-ruby"}, Request{Driver: "wasm", Language: "ruby", Workload: compute}, "wasm", "wasm-ruby", "", ""},
 		"named, not set up":        {nil, Request{Driver: "wasm", Language: "ruby", Workload: compute}, "", "", "wasm cannot run here: there is no template wasm-ruby", "firebreak setup wasm"},
-		"named, no such language":  {nil, Request{Driver: "v8", Language: "python", Workload: compute}, "", "", "v8 cannot run here: it runs javascript, and not python", ""},
+		"named, no such language":  {nil, Request{Driver: "v8", Language: "python", Workload: compute}, "", "", "v8 cannot run here: it runs javascript and typescript, and not python", ""},
 		"named, no language":       {nil, Request{Driver: "wasm", Workload: compute}, "", "", "nobody says what is to run", "--template"},
 		"named, another's module":  {nil, Request{Driver: "gvisor", Template: "filter"}, "", "", "template filter is a WebAssembly module, and gvisor runs programs of Linux", "--isolation wasm"},
 		"named, whole program":     {[]string{"wasm-python"}, Request{Driver: "wasm", Language: "python"}, "", "", "rule whole-program", ""},

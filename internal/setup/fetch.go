@@ -156,6 +156,14 @@ func (r reading) Read(p []byte) (int, error) {
 
 // unpack writes the tool to a file. Of the archive only that one member is looked at.
 func (t Tool) unpack(archive, to string) error {
+	if t.Member == "" {
+		f, err := os.Open(archive)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return writeTool(to, f)
+	}
 	if strings.HasSuffix(archive, ".whl") || t.Package.Client == Pip {
 		return t.unpackZip(archive, to)
 	}

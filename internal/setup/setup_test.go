@@ -19,8 +19,8 @@ import (
 
 func TestFind(t *testing.T) {
 	for words, want := range map[string]string{
-		"": "python javascript ruby workerd", "wasm": "python javascript ruby", "v8": "workerd", "ruby": "ruby",
-		"python wasm": "python javascript ruby", "v8 workerd": "workerd",
+		"": "python javascript ruby workerd sucrase", "wasm": "python javascript ruby", "v8": "workerd sucrase", "ruby": "ruby",
+		"python wasm": "python javascript ruby", "v8 workerd": "workerd sucrase",
 	} {
 		tools, err := Find(strings.Fields(words)...)
 		var names []string
@@ -114,6 +114,22 @@ func onlyTool(t *testing.T, state string, want ...string) {
 	}
 	if strings.Join(append(found, hidden...), " ") != strings.Join(want, " ") {
 		t.Errorf("it left %v %v, want %v", found, hidden, want)
+	}
+}
+
+// TestGetWhole: a tool that names no member is its package, byte for byte.
+func TestGetWhole(t *testing.T) {
+	archives, state := t.TempDir(), t.TempDir()
+	tool := pack(t, archives, NPM, "package/x", "text")
+	tool.Member = ""
+	path, err := tool.Get(t.Context(), state, archives)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(path)
+	want, wantErr := os.ReadFile(filepath.Join(archives, "archive-npm"))
+	if err != nil || wantErr != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes of %d, %v, %v", len(got), len(want), err, wantErr)
 	}
 }
 

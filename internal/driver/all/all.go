@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -58,7 +59,7 @@ func (s *Set) entries() []entry {
 		}},
 		{name: "v8", here: true, make: func(dir, _ string, log *slog.Logger) driver.Driver {
 			inner := func(ctx context.Context) ([]driver.Driver, error) { return s.walls(ctx, dir) }
-			return v8.New(v8.Config{StateDir: dir, Workerd: s.workerd, Inner: inner, Log: log})
+			return v8.New(v8.Config{StateDir: dir, Workerd: s.workerd, TypeScript: s.typeScript, Inner: inner, Log: log})
 		}},
 		{name: "process", make: func(dir, agent string, log *slog.Logger) driver.Driver {
 			return process.New(process.Config{StateDir: dir, Agent: agent, Log: log})
@@ -122,10 +123,30 @@ func (s *Set) walls(ctx context.Context, dir string) ([]driver.Driver, error) {
 	}, nil
 }
 
+// tool is the path of one that was set up, or "".
+func (s *Set) tool(name string) string {
+	if tools, err := setup.Find(name); err == nil && len(tools) > 0 && tools[0].Here(s.stateDir) {
+		return tools[0].Path(s.stateDir)
+	}
+	return ""
+}
+
+// typeScript finds what makes JavaScript of TypeScript for the driver v8: what was set up, else what lies beside workerd.
+func (s *Set) typeScript() string {
+	if path := s.tool("sucrase"); path != "" {
+		return path
+	}
+	path := filepath.Join(filepath.Dir(s.workerd()), "sucrase.tgz")
+	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+		return ""
+	}
+	return path
+}
+
 // workerd finds the engine of the driver v8: what was set up, else what is on PATH.
 func (s *Set) workerd() string {
-	if tools, err := setup.Find("workerd"); err == nil && len(tools) > 0 && tools[0].Here(s.stateDir) {
-		return tools[0].Path(s.stateDir)
+	if path := s.tool("workerd"); path != "" {
+		return path
 	}
 	path, err := exec.LookPath("workerd")
 	if err != nil {

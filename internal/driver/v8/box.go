@@ -85,7 +85,7 @@ func (b *box) serve(d *Driver, spec driver.Spec) {
 	b.programs = program.New(program.Config{Session: session, Place: placeName, Find: b.find, Stat: system.Stat,
 		Max: int(cmp.Or(spec.Limits.PIDs, defaultPrograms)), Log: log})
 	b.agent = agent.Embed(agent.Parts{
-		Session: session, Files: system, Programs: b.programs, Code: &interpreters{group: b.group, ctx: ctx}, Place: placeName, Protocol: d.protocol(), Log: log,
+		Session: session, Files: system, Programs: b.programs, Code: &interpreters{group: b.group, typeScript: d.cfg.TypeScript, ctx: ctx}, Place: placeName, Protocol: d.protocol(), Log: log,
 		Usage: func() agent.Usage {
 			held := uint64(b.files.Usage().Bytes)
 			return agent.Usage{CPUs: 1, Memory: held, MemoryLimit: heap << 20, Disk: held, DiskLimit: uint64(b.disk)}

@@ -49,17 +49,21 @@ func (d *Driver) workerd() (string, error) {
 
 // root is what the sandboxes of workerd start from: workerd and the libraries that it needs, and nothing else of the
 // host. It is made once for each workerd.
-func (d *Driver) root(ctx context.Context) (driver.Root, error) {
+func (d *Driver) root(ctx context.Context, sucrase string) (driver.Root, error) {
 	program, err := d.workerd()
 	if err != nil {
 		return driver.Root{}, err
 	}
-	info, err := os.Stat(program)
-	if err != nil {
-		return driver.Root{}, err
-	}
 	sum := sha256.New()
-	fmt.Fprintln(sum, program, info.Size(), info.ModTime().UnixNano(), heap)
+	fmt.Fprintln(sum, heap)
+	for _, at := range []string{program, sucrase} {
+		info, err := os.Stat(at)
+		if err != nil && at != "" {
+			return driver.Root{}, err
+		} else if at != "" {
+			fmt.Fprintln(sum, at, info.Size(), info.ModTime().UnixNano())
+		}
+	}
 	if err := copyEngine(func(_ string, text []byte) error { _, err := sum.Write(text); return err }); err != nil {
 		return driver.Root{}, err
 	}
@@ -77,7 +81,7 @@ func (d *Driver) root(ctx context.Context) (driver.Root, error) {
 		return root, err
 	}
 	defer os.RemoveAll(work)
-	if err := errors.Join(os.Chmod(work, 0o755), fillEngine(program, filepath.Join(work, "engine")), fillRoot(ctx, filepath.Join(work, "root"))); err != nil {
+	if err := errors.Join(os.Chmod(work, 0o755), fillEngine(program, sucrase, filepath.Join(work, "engine")), fillRoot(ctx, filepath.Join(work, "root"))); err != nil {
 		return root, fmt.Errorf("make the root of workerd: %w", err)
 	}
 	if err := os.Rename(work, dir); err != nil {
@@ -119,11 +123,18 @@ func nobody() ([]byte, error) {
 }
 
 // fillEngine gathers workerd, its libraries and what it is told.
-func fillEngine(program, dir string) error {
+func fillEngine(program, sucrase, dir string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "lib"), 0o755); err != nil {
 		return err
 	}
 	if err := place(program, filepath.Join(dir, "workerd")); err != nil {
+		return err
+	}
+	modules, err := typeScriptModules(sucrase)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "typescript.json"), modules, 0o444); err != nil {
 		return err
 	}
 	loader, libraries, err := needs(program)

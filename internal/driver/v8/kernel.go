@@ -178,11 +178,22 @@ func (k *kernel) occupy(busy bool) {
 
 // Run implements code.Kernel.
 func (k *kernel) Run(ctx context.Context, text string, env map[string]string, out code.Sink) bool {
-	s := prepare(text)
-	if env == nil {
-		env = map[string]string{}
+	return k.cell(ctx, text, false, env, out)
+}
+
+// cell runs code in a context.
+func (k *kernel) cell(ctx context.Context, text string, typeScript bool, env map[string]string, out code.Sink) bool {
+	prepared := func(ctx context.Context, p *proc) (request, error) {
+		if typeScript {
+			var err error
+			if text, err = p.plain(ctx, text, true); err != nil {
+				return request{}, err
+			}
+		}
+		s := prepare(text)
+		return request{Code: s.code + "\n//# sourceURL=cell", Boxed: s.boxed, Env: orEmpty(env)}, nil
 	}
-	lives := k.run(ctx, request{Code: s.code + "\n//# sourceURL=cell", Boxed: s.boxed, Env: env}, func(f frame) {
+	return k.run(ctx, prepared, func(f frame) {
 		switch f.Type {
 		case "print":
 			out.Print(f.Stream, f.Text)
@@ -196,11 +207,10 @@ func (k *kernel) Run(ctx context.Context, text string, env map[string]string, ou
 			out.Failed("Exit", fmt.Sprintf("process.exit(%d) was called; the isolate lives on", f.Status), "")
 		}
 	})
-	return lives
 }
 
-// run has the isolate evaluate code, and reports whether the kernel lives on.
-func (k *kernel) run(ctx context.Context, r request, take func(frame)) bool {
+// run has the isolate evaluate what is prepared with the help of its process, and reports whether the kernel lives on.
+func (k *kernel) run(ctx context.Context, prepared func(context.Context, *proc) (request, error), take func(frame)) bool {
 	if err := k.Ready(ctx); err != nil {
 		return ctx.Err() != nil
 	}
@@ -211,7 +221,17 @@ func (k *kernel) run(ctx context.Context, r request, take func(frame)) bool {
 	begun := make(chan struct{})
 	within, cancel := k.patience(ctx, begun)
 	defer cancel()
-	err := k.exchange(within, r, begun, take)
+	r, err := prepared(within, k.proc)
+	if bad := new(codeError); errors.As(err, &bad) {
+		take(frame{Type: "error", Name: bad.name, Value: bad.text})
+		return !k.lost(0)
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = k.exchange(within, r, begun, take)
+	}
 	if err == nil {
 		return !k.lost(0)
 	}

@@ -64,6 +64,15 @@ func workerd() string {
 	return at
 }
 
+// sucrase lies beside workerd; "": it does not.
+func sucrase() string {
+	at := filepath.Join(filepath.Dir(workerd()), "sucrase.tgz")
+	if _, err := os.Stat(at); err != nil {
+		return ""
+	}
+	return at
+}
+
 // agentPath is the agent for the sandboxes of workerd.
 var agentPath = sync.OnceValues(func() (string, error) {
 	return agentbin.Path(context.Background(), filepath.Join(filepath.Dir(os.Getenv(programVariable)), "agent"), slog.New(slog.DiscardHandler))
@@ -85,7 +94,7 @@ func open(t testing.TB, state, wall string, change func(*v8.Config)) *v8.Driver 
 	if wall != "" {
 		inner = []driver.Driver{walls[wall]}
 	}
-	cfg := v8.Config{StateDir: filepath.Join(state, "v8"), Workerd: workerd, Inner: func(context.Context) ([]driver.Driver, error) { return inner, nil }, Log: log}
+	cfg := v8.Config{StateDir: filepath.Join(state, "v8"), Workerd: workerd, TypeScript: sucrase, Inner: func(context.Context) ([]driver.Driver, error) { return inner, nil }, Log: log}
 	if change != nil {
 		change(&cfg)
 	}

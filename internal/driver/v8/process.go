@@ -49,6 +49,8 @@ type proc struct {
 	lock   *os.File
 	log    *slog.Logger
 
+	typeScript bool // it has what makes JavaScript of it
+
 	ctx     context.Context // of all that it does
 	stop    context.CancelFunc
 	work    sync.WaitGroup
@@ -72,11 +74,12 @@ func (d *Driver) boot(ctx context.Context, memory int64) (_ *proc, err error) {
 	if err != nil {
 		return nil, err
 	}
-	root, err := d.root(ctx)
+	sucrase := d.cfg.TypeScript()
+	root, err := d.root(ctx, sucrase)
 	if err != nil {
 		return nil, err
 	}
-	p := &proc{d: d, inner: inner, kernels: map[*kernel]struct{}{}, spares: make(chan string, spares), dead: make(chan struct{}), cleared: make(chan struct{})}
+	p := &proc{d: d, inner: inner, typeScript: sucrase != "", kernels: map[*kernel]struct{}{}, spares: make(chan string, spares), dead: make(chan struct{}), cleared: make(chan struct{})}
 	id := driver.ID("v8" + strings.ToLower(rand.Text()[:16]))
 	p.spec = driver.Spec{ID: id, Root: root, Dir: filepath.Join(d.cfg.StateDir, processesDir, string(id))}
 	p.log = d.log.With("process", id)

@@ -47,6 +47,8 @@ const (
 type Config struct {
 	StateDir string        // absolute
 	Workerd  func() string // finds the program; "" if it is not here
+	// TypeScript finds the package of Sucrase, as npm packs it; "" if it is not here.
+	TypeScript func() string
 	// Inner returns the drivers for the sandboxes of workerd, the strongest first, whose state is this driver's own. It is
 	// called when they are first needed, and again after an error.
 	Inner    func(context.Context) ([]driver.Driver, error)
@@ -84,6 +86,9 @@ func New(cfg Config) *Driver {
 	cfg.Stall = cmp.Or(cfg.Stall, 10*time.Second)
 	cfg.Idle = cmp.Or(cfg.Idle, 10*time.Minute)
 	cfg.Isolates = cmp.Or(cfg.Isolates, 200)
+	if cfg.TypeScript == nil {
+		cfg.TypeScript = func() string { return "" }
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

@@ -16,7 +16,7 @@ import (
 func (f *runFlags) deciding(flags *pflag.FlagSet) *pflag.FlagSet {
 	set := pflag.NewFlagSet("deciding", pflag.ContinueOnError)
 	set.AddFlagSet(f.workloadFlags.set)
-	for _, name := range []string{"allow", "option", "cpus", "memory", "disk", "pids", "timeout"} {
+	for _, name := range []string{"allow", "exclusive", "option", "cpus", "memory", "disk", "pids", "timeout"} {
 		set.AddFlag(flags.Lookup(name))
 	}
 	return set

@@ -63,6 +63,7 @@ type runFlags struct {
 	options                       []string
 	allow                         allowFlag
 	detach, remove, json, verbose bool
+	exclusive                     bool
 }
 
 func (f *runFlags) add(cmd *cobra.Command) {
@@ -79,6 +80,7 @@ func (f *runFlags) add(cmd *cobra.Command) {
 	flags.Var(&f.allow, "allow", "let the code ask a host, or read a directory of this one: `capability` fetch=HOST or read=DIR")
 	flags.StringArrayVar(&f.outputs, "output", nil, "copy this out when the program has ended: `guest[:host]`")
 	flags.StringArrayVar(&f.options, "option", nil, "set what only the driver knows: `KEY=VALUE`, as fuel=1000000 for wasm")
+	flags.BoolVar(&f.exclusive, "exclusive", false, "share the process of an engine such as V8 with no other sandbox")
 	flags.StringVar(&f.lang, "lang", "", "`language` of the script, where its name does not tell")
 	flags.StringVar(&f.name, "name", "", "`name` for the sandbox, usable instead of its id")
 	flags.StringArrayVar(&f.metadata, "metadata", nil, "say something of the sandbox, for ls and inspect: `NAME=VALUE`")
@@ -89,6 +91,9 @@ func (f *runFlags) add(cmd *cobra.Command) {
 	complete(cmd, "lang", languageNames())
 	_ = cmd.RegisterFlagCompletionFunc("allow", completeAllow) // fails only for a flag that does not exist
 }
+
+// optionExclusive is of drivers: the sandbox shares a process with no other.
+const optionExclusive = "exclusive"
 
 func drivers() []string { return []string{"gvisor", "container", "wasm", "v8", "process"} }
 
@@ -104,7 +109,7 @@ of a file that begins with #!. It is copied into the sandbox's work directory an
 "-" reads the script from standard input. After "--" everything is a command of the sandbox.
 
 Flags that decide what a script or module runs behind and what it may have may also stand right after it: those that say
-something of the code (--needs, --origin …), --isolation, --accept-weaker, --allow, --option, --timeout and the limits. The
+something of the code (--needs, --origin …), --isolation, --accept-weaker, --allow, --exclusive, --option, --timeout and the limits. The
 first word that is none of them begins the program's own arguments, and so does "--".
 
 A file .wasm is a program for WASI, and runs in a sandbox that holds nothing else. A script that needs no more than to compute
@@ -177,6 +182,12 @@ func (a *app) createRequest(f *runFlags, args []string) (*firebreakv1.CreateSand
 	}
 	if req.Options, err = parseOptions(f.options); err != nil {
 		return nil, err
+	}
+	if f.exclusive {
+		if req.Options == nil {
+			req.Options = map[string]string{}
+		}
+		req.Options[optionExclusive] = "true"
 	}
 	return req, a.addMounts(req, f)
 }

@@ -150,6 +150,10 @@ type Spec struct {
 	Tenant  string            `json:"tenant,omitempty"`  // whose sandboxes may share a process; empty: with nobody
 }
 
+// OptionExclusive is the key of the option that a sandbox shares a process with no other, of the drivers whose sandboxes
+// could; those whose sandboxes never do take it, too.
+const OptionExclusive = "exclusive"
+
 // Caps is the set of what a driver can do on this host: inputs to Create and actions on live sandboxes.
 type Caps uint32
 

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -65,7 +66,7 @@ func (r Request) question() Question {
 		Template: r.Template, Language: r.Language, Detached: r.Detached,
 		Needs:   driver.Spec{Limits: r.Limits, Mounts: r.Mounts}.Needs(),
 		Writes:  slices.ContainsFunc(r.Mounts, func(m driver.Mount) bool { return !m.ReadOnly }),
-		Fetches: r.Options[optionFetch] != ""}
+		Fetches: r.Options[optionFetch] != "", Alone: r.alone()}
 }
 
 func invalid(format string, args ...any) error {
@@ -99,7 +100,15 @@ func (r Request) mayAsk(by auth.Caller) error {
 const optionFetch = "fetch"
 
 // narrowing are the options that only take away from a sandbox.
-func narrowing() []string { return []string{"deterministic", "exclusive", "fuel", "output", "timeout"} }
+func narrowing() []string {
+	return []string{"deterministic", driver.OptionExclusive, "fuel", "output", "timeout"}
+}
+
+// alone reports whether no other sandbox may be in the process. What is no answer is for the driver to refuse.
+func (r Request) alone() bool {
+	alone, err := strconv.ParseBool(cmp.Or(r.Options[driver.OptionExclusive], "false"))
+	return alone || err != nil
+}
 
 // check refuses what is wrong with r itself, on any host.
 func (r Request) check() error {

@@ -36,6 +36,7 @@ type Question struct {
 	Needs   driver.Caps // without which it cannot be made as it is asked for
 	Writes  bool        // to files of the host
 	Fetches bool        // from hosts that it is allowed by name
+	Alone   bool        // no other sandbox shares its process
 }
 
 // maxWhy bounds the reason for accepting less, which stands in each record and each log.
@@ -165,7 +166,7 @@ func (c *decided) put(key string, d policy.Decision) {
 // for here. Empty: a workload without words.
 func decisionKey(f fitting, all []probed) string {
 	q := f.question
-	q.Template, q.Language, q.Detached, q.Needs, q.Writes, q.Fetches = "", "", false, 0, false, false
+	q.Template, q.Language, q.Detached, q.Needs, q.Writes, q.Fetches, q.Alone = "", "", false, 0, false, false, false
 	key, err := json.Marshal(q)
 	if err != nil {
 		return ""

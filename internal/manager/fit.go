@@ -47,6 +47,8 @@ func (m *Manager) unfit(f fitting, info driver.Info) *driver.Problem {
 	switch {
 	case q.Fetches && !slices.Contains(info.Forms, driver.FormModule):
 		return &driver.Problem{Text: "it cannot allow fetch", Mend: "in this version only a WebAssembly module can fetch: firebreak run MODULE.wasm --allow fetch=HOST"}
+	case q.Alone && slices.Contains(info.Forms, driver.FormModule):
+		return &driver.Problem{Text: "its sandboxes are all in Firebreak's own process", Mend: "leave out --exclusive, or name another isolation"}
 	case f.named != nil:
 		if p := otherForm(*f.named, info); p != nil {
 			return p

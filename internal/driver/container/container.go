@@ -69,7 +69,7 @@ func caps(groups *oci.Cgroups) driver.Caps {
 
 // check refuses what this driver cannot do on this host.
 func check(spec driver.Spec, groups *oci.Cgroups) error {
-	if err := oci.Check(spec); err != nil {
+	if err := oci.Check(spec, driver.OptionExclusive); err != nil {
 		return err
 	}
 	if !slices.Contains(forms(), spec.Root.Form) {

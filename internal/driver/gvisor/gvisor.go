@@ -109,7 +109,7 @@ func (d *Driver) check(ctx context.Context, spec driver.Spec) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := oci.Check(spec); err != nil {
+	if err := oci.Check(spec, driver.OptionExclusive); err != nil {
 		return err
 	}
 	switch {

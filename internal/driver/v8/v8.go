@@ -209,7 +209,7 @@ type options struct {
 func parseOptions(given map[string]string) (o options, err error) {
 	for key, value := range given {
 		switch key {
-		case "exclusive":
+		case driver.OptionExclusive:
 			o.exclusive, err = strconv.ParseBool(value)
 		default:
 			err = errors.New("the one option is exclusive")

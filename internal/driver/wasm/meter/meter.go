@@ -38,6 +38,9 @@ const (
 	sectionDataCount
 )
 
+// maxElements is of all segments for tables together: the compiler takes some fifty bytes for each.
+const maxElements = 1 << 20
+
 // order is that of the sections in a module.
 func order() []byte {
 	return []byte{sectionType, sectionImport, sectionFunction, sectionTable, sectionMemory, sectionGlobal, sectionExport,
@@ -53,6 +56,7 @@ type rewriter struct {
 	types    []uint32 // of each function that is not imported
 	imported uint32   // functions
 	globals  uint32   // imported and own
+	elements uint64   // of all segments
 	slice    int64
 }
 
@@ -77,6 +81,7 @@ func Rewrite(wasm []byte, slice int64) (_ []byte, err error) {
 	w.rewriteExports()
 	w.rewriteStart()
 	w.rewriteElements()
+	w.checkData()
 	w.rewriteCode()
 	out := []byte(header)
 	for _, id := range order() {
@@ -102,6 +107,9 @@ func (w *rewriter) split(wasm []byte) {
 		}
 		if _, twice := w.sections[id]; twice || !slices.Contains(order(), id) {
 			fail("its section %d is unknown or there twice", id)
+		}
+		if entries := (&reader{data: body}); id != sectionStart && id != sectionDataCount && entries.u32() > uint32(len(entries.data)) {
+			fail("its section %d is shorter than it says", id)
 		}
 		w.sections[id] = body
 	}
@@ -251,6 +259,9 @@ func (w *rewriter) element(to []byte, r *reader) []byte {
 		to = append(to, r.byte())
 	}
 	count := r.u32()
+	if w.elements += uint64(count); w.elements > maxElements {
+		fail("it has more than %d elements for its tables, which are the most", maxElements)
+	}
 	to = appendUint(to, uint64(count))
 	for range count {
 		if kind&4 != 0 {
@@ -260,6 +271,28 @@ func (w *rewriter) element(to []byte, r *reader) []byte {
 		}
 	}
 	return to
+}
+
+// checkData refuses segments of data that are shorter than they say: the compiler makes room for what they say first.
+func (w *rewriter) checkData() {
+	old, ok := w.sections[sectionData]
+	if !ok {
+		return
+	}
+	r := &reader{data: old}
+	for range r.u32() {
+		kind := r.u32()
+		if kind > 2 {
+			fail("a segment of data has kind %d", kind)
+		}
+		if kind == 2 {
+			r.u32()
+		}
+		if kind != 1 {
+			w.expression(nil, r)
+		}
+		r.bytes(r.u32())
+	}
 }
 
 // expression copies a constant expression with its end.

@@ -3,6 +3,7 @@ package meter_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -171,8 +172,46 @@ func FuzzRewrite(f *testing.F) {
 	f.Add(function(0x20, 0, 0x0e, 1, 0, 0))
 	r := metered(f, new(int))
 	f.Fuzz(func(t *testing.T, wasm []byte) {
-		if len(wasm) < 1<<12 {
+		// The compiler alone takes what a module says of its size for true.
+		if _, err := meter.Rewrite(wasm, slice); err == nil && len(wasm) < 1<<12 && !hasCustom(wasm) {
 			stays(t, r, "it", wasm)
 		}
 	})
+}
+
+// hasCustom reports whether a module that can be rewritten has custom sections.
+func hasCustom(wasm []byte) bool {
+	for at := 8; at < len(wasm); {
+		if wasm[at] == 0 {
+			return true
+		}
+		size, n := binary.Uvarint(wasm[at+1:])
+		at += 1 + n + int(size)
+	}
+	return false
+}
+
+// TestHuge: what says that it is larger than its module is refused before the compiler makes room for it.
+func TestHuge(t *testing.T) {
+	much := []byte{0xff, 0xff, 0xff, 0xff, 0x0f}
+	for name, section := range map[string][]byte{
+		"types":         append([]byte{1, 6}, much...),
+		"parameters":    append([]byte{1, 8, 1, 0x60}, much...),
+		"tables":        append([]byte{4, 6}, much...),
+		"globals":       append([]byte{6, 6}, much...),
+		"exports":       append([]byte{7, 6}, much...),
+		"a name":        append([]byte{7, 7, 1}, much...),
+		"segments":      append([]byte{9, 6}, much...),
+		"elements":      append([]byte{9, 10, 1, 0, 0x41, 0, 0x0b}, much...),
+		"expressions":   append([]byte{9, 10, 1, 4, 0x41, 0, 0x0b}, much...),
+		"data segments": append([]byte{11, 6}, much...),
+		"data":          append([]byte{11, 10, 1, 0, 0x41, 0, 0x0b}, much...),
+		"passive data":  append([]byte{11, 7, 1, 1}, much...),
+		"code":          append([]byte{10, 6}, much...),
+	} {
+		section[1] = byte(len(section) - 2)
+		if wasm, err := meter.Rewrite(append([]byte("\x00asm\x01\x00\x00\x00"), section...), slice); err == nil {
+			t.Errorf("%s: rewritten as %x", name, wasm)
+		}
+	}
 }

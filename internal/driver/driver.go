@@ -53,6 +53,13 @@ type Driver interface {
 	Destroy(ctx context.Context, spec Spec) error
 }
 
+// Fleeting is a driver whose sandboxes are parts of this process and leave nothing on the host, however it ends. Spec.Dir
+// need not be there.
+type Fleeting interface {
+	Driver
+	Fleeting()
+}
+
 // Sandbox is a live sandbox. Handles may be used concurrently and need no closing.
 type Sandbox interface {
 	// Dial opens a new stream to the agent. fs.ErrNotExist once the sandbox has ended.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
@@ -21,10 +22,12 @@ import (
 
 // box is a living sandbox with a handle in this process, which made it or found it.
 type box struct {
-	sb    driver.Sandbox
-	guest *guest.Guest
-	done  chan struct{} // closed when its watch has ended
-	turn  chan struct{} // holds one token while somebody pauses, resumes, claims or gives it time
+	sb       driver.Sandbox
+	guest    *guest.Guest
+	fleeting bool          // its driver is
+	ending   atomic.Bool   // by endHere
+	done     chan struct{} // closed when its watch has ended
+	turn     chan struct{} // holds one token while somebody pauses, resumes, claims or gives it time
 
 	mu      sync.Mutex
 	rec     store.Record // guarded by mu: as last known
@@ -100,6 +103,7 @@ func (b *box) dueLocked() {
 
 // keep registers the handle of a living sandbox and watches it; where one is registered already, that one stays.
 func (m *Manager) keep(rec store.Record, sb driver.Sandbox, g *guest.Guest, release func()) *box {
+	fleeting := m.fleeting(rec.Driver)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if b := m.boxes[rec.ID]; b != nil {
@@ -109,7 +113,8 @@ func (m *Manager) keep(rec store.Record, sb driver.Sandbox, g *guest.Guest, rele
 	if release == nil {
 		release = m.hold(rec)
 	}
-	b := &box{rec: rec, known: time.Now(), sb: sb, guest: g, release: release, done: make(chan struct{}), turn: make(chan struct{}, 1)}
+	b := &box{rec: rec, known: time.Now(), sb: sb, guest: g, fleeting: fleeting, release: release,
+		done: make(chan struct{}), turn: make(chan struct{}, 1)}
 	m.boxes[rec.ID] = b
 	// The caller's own place in m.work, or recover's, holds Close off until here.
 	m.work.Go(func() {
@@ -197,6 +202,9 @@ func (m *Manager) watch(b *box) {
 
 // ended sees to a sandbox that is no more, or whose time is up.
 func (m *Manager) ended(b *box, exit driver.Exit, err error) {
+	if b.ending.Load() {
+		return // what was seen is its doing
+	}
 	rec := b.record()
 	cause := lifecycle.EventExited
 	switch {
@@ -269,6 +277,9 @@ func (m *Manager) end(ctx context.Context, rec store.Record, cause lifecycle.Eve
 	ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
 	defer cancel()
 	usage := readUsage(ctx, sb)
+	if b := m.box(rec.ID); b != nil && b.fleeting && cause == lifecycle.EventDeleted && b.ending.CompareAndSwap(false, true) {
+		return m.endHere(ctx, rec, exit, usage)
+	}
 	last, err := m.stop(ctx, rec.ID, cause, exit, usage)
 	if firebreak.KindOf(err) == firebreak.KindExhausted {
 		// The disk is full, perhaps by this very sandbox, so it goes before that can be written down. If this process dies
@@ -313,6 +324,34 @@ func (m *Manager) end(ctx context.Context, rec store.Record, cause lifecycle.Eve
 	return ended, err
 }
 
+// endHere is end for what somebody wants gone, and of which nobody but this process knows more than the record: that it
+// stops need not be written down. If this process dies meanwhile, the next one finds a record with nothing behind it.
+func (m *Manager) endHere(ctx context.Context, rec store.Record, exit driver.Exit, usage driver.Usage) (store.Record, error) {
+	err := m.destroy(ctx, rec)
+	m.drop(rec.ID)
+	if err != nil {
+		return rec, err
+	}
+	if rec.Pool == "" {
+		m.cfg.Metrics.Ended(rec.Driver, string(exit.Reason), usage.CPU)
+	}
+	rec.State, rec.Exit, rec.Usage = firebreak.StateEnded, exit, usage
+	return rec, m.cfg.Store.Delete(ctx, rec.ID, func(r store.Record) event.Event {
+		r.Exit, r.Usage = exit, usage
+		return store.Telling(event.TypeKilled)(r)
+	})
+}
+
+// fleeting reports whether the sandboxes of a driver leave nothing on the host.
+func (m *Manager) fleeting(name string) bool {
+	d, err := m.cfg.Drivers.Keeper(name)
+	if err != nil {
+		return false
+	}
+	_, ok := d.(driver.Fleeting)
+	return ok
+}
+
 // stop records that a sandbox is being ended, by this process and why. The first reason stays. Anybody may delete; all
 // else is for the process that owns the sandbox, as long as it lives.
 func (m *Manager) stop(ctx context.Context, id driver.ID, cause lifecycle.Event, exit driver.Exit, usage driver.Usage) (store.Record, error) {
@@ -340,6 +379,9 @@ func (m *Manager) destroy(ctx context.Context, rec store.Record) error {
 	}
 	if err := d.Destroy(ctx, rec.Spec); err != nil {
 		return fmt.Errorf("destroy sandbox %s: %w", rec.ID, err)
+	}
+	if _, none := d.(driver.Fleeting); none {
+		return nil
 	}
 	return removeDir(rec.Spec.Dir)
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/fake"
 	"github.com/firebreak-dev/firebreak/internal/store"
 )
 
@@ -125,7 +126,11 @@ func diskProcess(dir string, step func(string)) (*Manager, *store.Store, error) 
 	if err := os.WriteFile(rules, []byte(strings.ReplaceAll(anything, "fake", "disk")), 0o600); err != nil {
 		return nil, nil, err
 	}
-	m, err := newManager(Config{StateDir: dir, Store: s, Images: images{}, Drivers: drivers{"disk": disk{boxes}}, Policy: rules, Log: log}, step)
+	cfg := Config{StateDir: dir, Store: s, Images: images{}, Drivers: drivers{"disk": disk{boxes}}, Policy: rules, Log: log}
+	if own := os.Getenv("MANAGER_TEST_FLEETING"); own != "" {
+		cfg.Drivers, cfg.Adopt = drivers{"disk": fleeting{fake.New(), "disk", own}}, true
+	}
+	m, err := newManager(cfg, step)
 	return m, s, err
 }
 

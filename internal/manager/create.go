@@ -245,16 +245,12 @@ func (m *Manager) make(ctx context.Context, p plan, t *Timings) (_ store.Record,
 		}
 	}()
 	rec := p.record
-	if err := m.cfg.Store.Insert(ctx, rec); err != nil {
-		return rec, err
+	_, fleeting := p.driver.(driver.Fleeting)
+	if !fleeting { // there is nothing that a record would have to tell of, until it runs
+		if err := m.announce(ctx, rec, &undo); err != nil {
+			return rec, err
+		}
 	}
-	undo.add(func(ctx context.Context) error { return m.cfg.Store.Delete(ctx, rec.ID) })
-	m.step("saved")
-	if err := os.Mkdir(rec.Spec.Dir, 0o700); err != nil {
-		return rec, err
-	}
-	undo.add(func(context.Context) error { return removeDir(rec.Spec.Dir) })
-	m.step("directory")
 	sb, err := m.isolate(ctx, p.driver, rec, t)
 	if err != nil {
 		return rec, m.diagnose(ctx, rec.Driver, err)
@@ -273,11 +269,7 @@ func (m *Manager) make(ctx context.Context, p plan, t *Timings) (_ store.Record,
 		return rec, err
 	}
 	m.step("answered")
-	running, err := m.cfg.Store.Update(ctx, rec.ID, func(r *store.Record) (err error) { // rec is for undo
-		r.Deadline = rec.Deadline
-		r.State, err = lifecycle.Next(r.State, lifecycle.EventAnswered)
-		return err
-	}, store.Telling(event.TypeCreated))
+	running, err := m.saveRunning(ctx, rec, fleeting) // rec is for undo
 	if err != nil {
 		return rec, err
 	}
@@ -285,6 +277,37 @@ func (m *Manager) make(ctx context.Context, p plan, t *Timings) (_ store.Record,
 	m.step("running")
 	m.keep(running, sb, g, p.release)
 	return running, nil
+}
+
+// announce saves the record of what is about to be made, and makes its directory.
+func (m *Manager) announce(ctx context.Context, rec store.Record, undo *undoList) error {
+	if err := m.cfg.Store.Insert(ctx, rec); err != nil {
+		return err
+	}
+	undo.add(func(ctx context.Context) error { return m.cfg.Store.Delete(ctx, rec.ID) })
+	m.step("saved")
+	if err := os.Mkdir(rec.Spec.Dir, 0o700); err != nil {
+		return err
+	}
+	undo.add(func(context.Context) error { return removeDir(rec.Spec.Dir) })
+	m.step("directory")
+	return nil
+}
+
+// saveRunning saves that a sandbox runs; what was not announced gets its record with that.
+func (m *Manager) saveRunning(ctx context.Context, rec store.Record, fleeting bool) (store.Record, error) {
+	answered := func(r *store.Record) (err error) {
+		r.Deadline = rec.Deadline
+		r.State, err = lifecycle.Next(r.State, lifecycle.EventAnswered)
+		return err
+	}
+	if !fleeting {
+		return m.cfg.Store.Update(ctx, rec.ID, answered, store.Telling(event.TypeCreated))
+	}
+	if err := answered(&rec); err != nil {
+		return rec, err
+	}
+	return rec, m.cfg.Store.Insert(ctx, rec, store.Telling(event.TypeCreated))
 }
 
 func (m *Manager) isolate(ctx context.Context, d driver.Driver, rec store.Record, t *Timings) (_ driver.Sandbox, err error) {

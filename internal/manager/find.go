@@ -191,7 +191,7 @@ func (m *Manager) Delete(ctx context.Context, ref string) (store.Record, error) 
 		return store.Record{}, err
 	}
 	defer done()
-	rec, err := m.find(ctx, ref)
+	rec, err := m.toDelete(ctx, ref)
 	if err != nil {
 		return rec, err
 	}
@@ -204,6 +204,20 @@ func (m *Manager) Delete(ctx context.Context, ref string) (store.Record, error) 
 	}
 	// The caller may go away: half an end is none.
 	return m.end(context.WithoutCancel(ctx), rec, lifecycle.EventDeleted, driver.Exit{Reason: firebreak.EndDestroyed, Code: -1}, sb)
+}
+
+// toDelete is find. For what is only of this process it knows the record by itself.
+func (m *Manager) toDelete(ctx context.Context, ref string) (store.Record, error) {
+	by, err := auth.CallerOf(ctx)
+	if err != nil {
+		return store.Record{}, err
+	}
+	if b := m.box(driver.ID(ref)); b != nil && b.fleeting {
+		if rec := b.record(); by.May(rec.Tenant) {
+			return rec, nil
+		}
+	}
+	return m.cfg.Store.Find(ctx, by, ref)
 }
 
 // Guest returns the host's end of the talk with a sandbox's agent, after resuming a paused one that traffic resumes.

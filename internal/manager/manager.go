@@ -1,6 +1,7 @@
 // Package manager makes, finds and ends sandboxes. It is the only writer of their records: every change of state goes
 // through lifecycle's table and into the store before and after the driver acts, so that whatever a dying process leaves
-// is found and finished by the next one. Several processes, each with a manager, share one state directory.
+// is found and finished by the next one; what leaves nothing is recorded once it runs. Several processes, each with a
+// manager, share one state directory.
 package manager
 
 import (

@@ -66,6 +66,9 @@ func (m *Manager) seen(ctx context.Context) []wreck {
 			m.log.Warn("see to earlier sandboxes", "driver", name, "err", err)
 			continue
 		}
+		if _, none := d.(driver.Fleeting); none {
+			continue // what it holds is of this process, and may have no record yet
+		}
 		ids, err := d.List(ctx)
 		if err != nil {
 			m.log.Warn("list sandboxes", "driver", name, "err", err)

@@ -18,14 +18,28 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/policy"
 )
 
-// Insert saves a new record. fs.ErrExist if its ID is taken, or its name by a sandbox that has not ended.
-func (s *Store) Insert(ctx context.Context, r Record) error {
+// Insert saves a new record. fs.ErrExist if its ID is taken, or its name by a sandbox that has not ended. The events that
+// tell it are kept if and only if it is.
+func (s *Store) Insert(ctx context.Context, r Record, tell ...Teller) error {
+	const insert = "INSERT INTO sandboxes (id, tenant, name, state, created, ended, record, decision) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+	r.Told = len(tell) > 0 && r.Pool == ""
 	text, decision, err := r.encode()
 	if err != nil {
 		return fmt.Errorf("save sandbox %s: %w", r.ID, err)
 	}
-	_, err = s.write(ctx, "INSERT INTO sandboxes (id, tenant, name, state, created, ended, record, decision) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+	tx, err := s.beginTelling(ctx, insert, insertEvent)
+	if err != nil {
+		return s.explain("write", err)
+	}
+	defer tx.rollback()
+	_, err = tx.ready[insert].ExecContext(ctx,
 		string(r.ID), r.Tenant, r.Name, string(r.State), millis(r.Created), millis(r.Ended), text, decision)
+	if err == nil {
+		err = tx.tell(ctx, r, false, tell)
+	}
+	if err == nil {
+		err = tx.commit()
+	}
 	return s.written(r, err)
 }
 
@@ -123,12 +137,13 @@ func (s *Store) Delete(ctx context.Context, id driver.ID, tell ...Teller) error 
 		_, err := s.write(ctx, "DELETE FROM sandboxes WHERE id = ?", string(id))
 		return s.explain("write", err)
 	}
-	tx, err := s.beginTelling(ctx, insertEvent)
+	const remove = "DELETE FROM sandboxes WHERE id = ? RETURNING record"
+	tx, err := s.beginTelling(ctx, remove, insertEvent)
 	if err != nil {
 		return s.explain("write", err)
 	}
 	defer tx.rollback()
-	r, err := scan[Record](tx.QueryRowContext(ctx, "DELETE FROM sandboxes WHERE id = ? RETURNING record", string(id)))
+	r, err := scan[Record](tx.ready[remove].QueryRowContext(ctx, string(id)))
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return nil
@@ -151,8 +166,12 @@ func (s *Store) Find(ctx context.Context, by auth.Caller, ref string) (Record, e
 	if ref == "" {
 		return Record{}, &firebreak.Error{Kind: firebreak.KindInvalid, Op: "find sandbox", Err: errors.New("no id and no name given")}
 	}
-	r, err := scan[Record](s.db.QueryRowContext(ctx, `SELECT record FROM sandboxes WHERE (id = ?1 OR name = ?1) AND (?2 OR tenant = ?3)
-		ORDER BY id = ?1 DESC, tenant <> '', state = 'ended', created DESC LIMIT 1`, ref, by.Operator, tenantOf(by)))
+	stmt, err := s.prepared(ctx, `SELECT record FROM sandboxes WHERE (id = ?1 OR name = ?1) AND (?2 OR tenant = ?3)
+		ORDER BY id = ?1 DESC, tenant <> '', state = 'ended', created DESC LIMIT 1`)
+	if err != nil {
+		return Record{}, s.explain("read", err)
+	}
+	r, err := scan[Record](stmt.QueryRowContext(ctx, ref, by.Operator, tenantOf(by)))
 	if err == nil {
 		return r, nil
 	}

@@ -4,17 +4,14 @@
 package wasm
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/agent"
@@ -61,7 +58,7 @@ type host struct {
 	boxes map[driver.ID]*box // guarded by mu; nil values are being made
 }
 
-var _ driver.Driver = (*Driver)(nil)
+var _ driver.Fleeting = (*Driver)(nil)
 
 // New returns a driver, which holds nothing yet. Close frees what it compiled.
 func New(cfg Config) *Driver {
@@ -71,6 +68,9 @@ func New(cfg Config) *Driver {
 
 // Mute returns another driver of the same sandboxes, for tests: the agents of those that it makes never listen.
 func (d *Driver) Mute() *Driver { return &Driver{host: d.host, mute: true} }
+
+// Fleeting implements driver.Fleeting.
+func (d *Driver) Fleeting() {}
 
 // Close frees what was compiled. All sandboxes must be destroyed.
 func (d *Driver) Close(ctx context.Context) error { return d.engine.Close(ctx) }
@@ -213,9 +213,6 @@ func (d *Driver) Destroy(ctx context.Context, spec driver.Spec) error {
 
 // make makes a sandbox: its module is compiled, and its agent listens.
 func (d *Driver) make(ctx context.Context, spec driver.Spec, opts options) (*box, error) {
-	if info, err := os.Stat(spec.Dir); err != nil || !info.IsDir() {
-		return nil, fmt.Errorf("the sandbox's directory: %w", cmp.Or(err, error(syscall.ENOTDIR)))
-	}
 	path := filepath.Join(spec.Root.Path, "module.wasm")
 	m, err := d.engine.Open(ctx, path)
 	if err != nil {

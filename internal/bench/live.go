@@ -40,8 +40,10 @@ type box struct {
 func (b *bench) start(ctx context.Context, d driver.Driver, root driver.Root, id string) (*box, error) {
 	spec := driver.Spec{ID: driver.ID(id), Root: root, Dir: filepath.Join(b.dir, "sandboxes", id),
 		Limits: firebreak.Limits{}}
-	if err := os.MkdirAll(spec.Dir, 0o700); err != nil {
-		return nil, err
+	if _, fleeting := d.(driver.Fleeting); !fleeting { // as the manager does it
+		if err := os.MkdirAll(spec.Dir, 0o700); err != nil {
+			return nil, err
+		}
 	}
 	sb, err := d.Create(ctx, spec)
 	if err != nil {
@@ -58,6 +60,9 @@ func (b *bench) stop(ctx context.Context, d driver.Driver, x *box) error {
 	x.guest.Close()
 	if err := d.Destroy(ctx, x.spec); err != nil {
 		return err
+	}
+	if _, fleeting := d.(driver.Fleeting); fleeting {
+		return nil
 	}
 	return os.RemoveAll(x.spec.Dir)
 }

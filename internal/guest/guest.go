@@ -84,7 +84,7 @@ func newGuest(dial Dial, token string, transport http.RoundTripper) *Guest {
 	g := &Guest{dial: dial, token: token, transport: transport}
 	g.client = &http.Client{Transport: authorized{g.transport, token}, CheckRedirect: noRedirect}
 	g.process = sync.OnceValue(func() processconnect.ProcessClient {
-		return processconnect.NewProcessClient(g.client, base, limits()...)
+		return newProcessClient(g.client)
 	})
 	g.filesystem = sync.OnceValue(func() filesystemconnect.FilesystemClient {
 		return filesystemconnect.NewFilesystemClient(g.client, base, limits()...)

@@ -33,8 +33,8 @@ const (
 	uid  = 1000
 )
 
-// idle is about what a sandbox takes in which nothing runs: the agent, its server and the file system. In bytes.
-const idle = 64 << 10
+// idle is about what a sandbox takes in which nothing runs: the agent and the file system. In bytes.
+const idle = 10 << 10
 
 // box is one sandbox: its world, and the agent that serves it.
 type box struct {

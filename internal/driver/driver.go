@@ -232,6 +232,7 @@ type Info struct {
 	Boundary firebreak.Boundary `json:"boundary"`
 	Forms    []Form             `json:"-"` // root forms that Create takes, the preferred first
 	Caps     Caps               `json:"-"`
+	Usual    firebreak.Limits   `json:"-"` // what a sandbox is given that nobody says anything of; where zero, what those of all drivers are
 	Problems []Problem          `json:"problems,omitempty"`
 	Warnings []Problem          `json:"warnings,omitempty"`
 }

@@ -241,25 +241,16 @@ func limits(asked, template firebreak.Limits, info driver.Info) (firebreak.Limit
 		return asked, cannotLimit(info, missing)
 	}
 	if info.Caps.Has(driver.CapLimitCPU) {
-		asked.CPUs = cmp.Or(asked.CPUs, template.CPUs)
+		asked.CPUs = cmp.Or(asked.CPUs, template.CPUs, info.Usual.CPUs, float64(min(2, runtime.NumCPU())))
 	}
 	if info.Caps.Has(driver.CapLimitMemory) {
-		asked.Memory = cmp.Or(asked.Memory, template.Memory)
+		asked.Memory = cmp.Or(asked.Memory, template.Memory, info.Usual.Memory, 1<<30)
 	}
 	if info.Caps.Has(driver.CapLimitDisk) {
-		asked.Disk = cmp.Or(asked.Disk, template.Disk)
+		asked.Disk = cmp.Or(asked.Disk, template.Disk, info.Usual.Disk, 2<<30)
 	}
-	if asked.CPUs == 0 && info.Caps.Has(driver.CapLimitCPU) {
-		asked.CPUs = float64(min(2, runtime.NumCPU()))
-	}
-	if asked.Memory == 0 && info.Caps.Has(driver.CapLimitMemory) {
-		asked.Memory = 1 << 30
-	}
-	if asked.Disk == 0 && info.Caps.Has(driver.CapLimitDisk) {
-		asked.Disk = 2 << 30
-	}
-	if asked.PIDs == 0 && info.Caps.Has(driver.CapLimitPIDs) {
-		asked.PIDs = 512
+	if info.Caps.Has(driver.CapLimitPIDs) {
+		asked.PIDs = cmp.Or(asked.PIDs, info.Usual.PIDs, 512)
 	}
 	return asked, nil
 }

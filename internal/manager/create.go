@@ -133,6 +133,9 @@ func (m *Manager) plan(ctx context.Context, req Request, t *Timings) (plan, erro
 	if err != nil {
 		return p, err
 	}
+	if req.OnTimeout == firebreak.TimeoutPause && !info.Caps.Has(driver.CapPause) {
+		return p, cannotPause("create sandbox", info.Name)
+	}
 	if req.Timeout == 0 && needsTimeLimit(d) {
 		p.request.Timeout = dutyTimeLimit
 	}

@@ -140,10 +140,15 @@ func (m *Manager) freeze(ctx context.Context, b *box) (store.Record, error) {
 func pauser(b *box, rec store.Record) (driver.Pauser, error) {
 	p, err := driver.As[driver.Pauser](b.sb)
 	if err != nil {
-		return nil, &firebreak.Error{Kind: firebreak.KindUnsupported, Op: "pause sandbox " + string(rec.ID),
-			Err: fmt.Errorf("%s cannot pause on this host: %w", rec.Driver, err)}
+		return nil, cannotPause("pause sandbox "+string(rec.ID), rec.Driver)
 	}
 	return p, nil
+}
+
+// cannotPause says the same of one that is to be paused now and of one that is to be paused at its end.
+func cannotPause(op, driver string) error {
+	return &firebreak.Error{Kind: firebreak.KindUnsupported, Op: op, Err: fmt.Errorf("%s cannot pause a sandbox here", driver),
+		Mend: "kill it when it is of no more use, or make it from a template that gvisor or container runs"}
 }
 
 // Resume lets a paused sandbox go on, and reports whether it was paused. One that runs is only given time, and never

@@ -19,12 +19,13 @@ import (
 
 // cachedInfo is what is kept of a probe.
 type cachedInfo struct {
-	Key   string        `json:"key"`
-	At    time.Time     `json:"at"`
-	Took  time.Duration `json:"took"`
-	Info  driver.Info   `json:"info"`
-	Forms []driver.Form `json:"forms"`
-	Caps  driver.Caps   `json:"caps"`
+	Key   string           `json:"key"`
+	At    time.Time        `json:"at"`
+	Took  time.Duration    `json:"took"`
+	Info  driver.Info      `json:"info"`
+	Forms []driver.Form    `json:"forms"`
+	Caps  driver.Caps      `json:"caps"`
+	Usual firebreak.Limits `json:"usual"`
 }
 
 // diagnose looks anew whether the driver can serve at all, after it failed although an earlier probe was good.
@@ -48,7 +49,7 @@ func (m *Manager) diagnose(ctx context.Context, name string, cause error) error 
 func (m *Manager) keepProbe(name string, p probed) {
 	key, err := m.key()
 	if err == nil {
-		err = writeFile(m.probePath(name), cachedInfo{Key: key, At: p.at.UTC(), Took: p.took, Info: p.info, Forms: p.info.Forms, Caps: p.info.Caps})
+		err = writeFile(m.probePath(name), cachedInfo{Key: key, At: p.at.UTC(), Took: p.took, Info: p.info, Forms: p.info.Forms, Caps: p.info.Caps, Usual: p.info.Usual})
 	}
 	if err != nil {
 		m.log.Debug("keep probe", "driver", name, "err", err)
@@ -67,7 +68,7 @@ func (m *Manager) readProbe(name string) (probed, bool) {
 	if key, _ := m.key(); c.Key != key { // readKept has seen to a missing one
 		return probed{}, false
 	}
-	c.Info.Forms, c.Info.Caps = c.Forms, c.Caps
+	c.Info.Forms, c.Info.Caps, c.Info.Usual = c.Forms, c.Caps, c.Usual
 	return probed{info: c.Info, at: c.At, took: c.Took}, true
 }
 

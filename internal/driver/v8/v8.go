@@ -101,7 +101,8 @@ func (d *Driver) Mute() *Driver { return &Driver{host: d.host, mute: true} }
 
 // Probe implements driver.Driver: it starts a workerd in its sandbox and calculates something.
 func (d *Driver) Probe(ctx context.Context) (driver.Info, error) {
-	info := driver.Info{Name: name, Boundary: firebreak.BoundaryLanguage, Forms: []driver.Form{driver.FormScript}, Caps: caps}
+	info := driver.Info{Name: name, Boundary: firebreak.BoundaryLanguage, Forms: []driver.Form{driver.FormScript}, Caps: caps,
+		Usual: firebreak.Limits{Disk: defaultDisk, PIDs: defaultPrograms}}
 	version, inner, err := d.try(ctx)
 	if ctx.Err() != nil {
 		return info, ctx.Err()

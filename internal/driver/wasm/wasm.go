@@ -81,7 +81,8 @@ const probeModule = "\x00asm\x01\x00\x00\x00\x01\x05\x01\x60\x00\x01\x7f\x03\x02
 // Probe implements driver.Driver: it compiles a module and calls it.
 func (d *Driver) Probe(ctx context.Context) (driver.Info, error) {
 	info := driver.Info{Name: name, Version: "wazero " + engine.Version(), Boundary: firebreak.BoundaryLanguage,
-		Forms: []driver.Form{driver.FormModule}, Caps: caps}
+		Forms: []driver.Form{driver.FormModule}, Caps: caps,
+		Usual: firebreak.Limits{Memory: defaultMemory, Disk: defaultDisk, PIDs: defaultPrograms}}
 	err := d.try(ctx)
 	if ctx.Err() != nil {
 		return info, ctx.Err()

@@ -128,7 +128,7 @@ func TestContexts(t *testing.T) {
 	dir := t.TempDir()
 	for body, want := range map[string]string{
 		`{"language":"r"}`:                          "400 language \"r\" cannot be run here",
-		`{"cwd":"/nonexistent"}`:                    "400 start python: cwd '/nonexistent' does not exist",
+		`{"cwd":"/nonexistent"}`:                    "400 cwd '/nonexistent' does not exist",
 		`{"language":3}`:                            "400 read the request",
 		`{"language":"Python","cwd":"` + dir + `"}`: "200 {",
 	} {

@@ -120,7 +120,14 @@ func (s *Service) add(name, dir string, byDefault bool) (*Context, error) {
 	case strings.Contains(dir, "\x00"):
 		return nil, fail(http.StatusBadRequest, "cwd %q holds a zero byte", dir)
 	}
-	c := &Context{ID: newID(), Language: l.Name, Dir: s.begin(user, dir), service: s, language: l, user: user, turn: make(chan struct{}, 1)}
+	where := s.begin(user, dir)
+	switch info, err := s.Stat(where); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fail(http.StatusBadRequest, "cwd '%s' does not exist", where)
+	case err == nil && !info.IsDir():
+		return nil, fail(http.StatusBadRequest, "cwd '%s' is not a directory", where)
+	}
+	c := &Context{ID: newID(), Language: l.Name, Dir: where, service: s, language: l, user: user, turn: make(chan struct{}, 1)}
 	s.contexts = append(s.contexts, c)
 	if byDefault {
 		s.defaults[l.Name] = c

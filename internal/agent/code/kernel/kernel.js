@@ -191,7 +191,7 @@ function materialize (remote) {
   const key = Symbol.for('firebreak.value')
   Object.defineProperty(globalThis, key, { value: v => { value = { it: v } }, configurable: true })
   session.post('Runtime.callFunctionOn', {
-    objectId: remote.objectId, functionDeclaration: 'function () { globalThis[Symbol.for("firebreak.value")](this) }'
+    objectId: remote.objectId, functionDeclaration: 'function () { "use strict"; globalThis[Symbol.for("firebreak.value")](this) }'
   }, () => {})
   delete globalThis[key]
   session.post('Runtime.releaseObject', { objectId: remote.objectId }, () => {})
@@ -235,6 +235,8 @@ function plain (code) {
   }).outputText
 }
 
+// What is printed must have left when its run is done; a pipe that is full would be written to later.
+for (const stream of [process.stdout, process.stderr]) stream._handle?.setBlocking?.(true)
 process.on('SIGINT', () => { if (interrupt) interrupt() })
 // Not to die of what a timer or a forgotten promise throws, as a console does not.
 for (const event of ['uncaughtException', 'unhandledRejection']) {

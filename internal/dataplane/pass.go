@@ -129,6 +129,8 @@ func portError(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	case firebreak.KindOf(err) == firebreak.KindUnavailable:
 		message = "The sandbox is running but port is not open"
+	case firebreak.KindOf(err) == firebreak.KindUnsupported:
+		message = "The sandbox is running but port is not open: it has no ports, since nothing in it can listen; one from a template of Linux programs has"
 	}
 	on.plane.refuse(w, r, on.to, portRefusal{refusal{http.StatusBadGateway, message}})
 }

@@ -3,6 +3,7 @@ package guest
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,7 +14,7 @@ import (
 	"github.com/firebreak-dev/firebreak"
 )
 
-// DialPort opens a stream to a TCP port of the sandbox's loopback.
+// DialPort opens a stream to a TCP port of the sandbox's loopback. Sandboxes in which nothing can listen have none: KindUnsupported.
 func (g *Guest) DialPort(ctx context.Context, port uint16) (net.Conn, error) {
 	op := fmt.Sprintf("dial port %d of the sandbox", port)
 	conn, err := g.dial(ctx)
@@ -26,7 +27,11 @@ func (g *Guest) DialPort(ctx context.Context, port uint16) (net.Conn, error) {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return nil, &firebreak.Error{Kind: firebreak.KindUnavailable, Op: op, Err: err}
+		kind := firebreak.KindUnavailable
+		if errors.Is(err, errors.ErrUnsupported) {
+			kind = firebreak.KindUnsupported
+		}
+		return nil, &firebreak.Error{Kind: kind, Op: op, Err: err}
 	}
 	return up, nil
 }
@@ -69,7 +74,11 @@ func readUpgrade(conn io.Reader, req *http.Request) (io.Reader, error) {
 	if res.StatusCode != http.StatusSwitchingProtocols || !strings.EqualFold(res.Header.Get("Upgrade"), "tcp") {
 		defer res.Body.Close() //nolint:errcheck // the connection is closed next
 		text, _ := io.ReadAll(io.LimitReader(res.Body, maxText))
-		return nil, fmt.Errorf("the agent answered %d: %q", res.StatusCode, text)
+		err := fmt.Errorf("the agent answered %d: %q", res.StatusCode, text)
+		if res.StatusCode == http.StatusNotImplemented {
+			err = fmt.Errorf("%w: %w", err, errors.ErrUnsupported)
+		}
+		return nil, err
 	}
 	rest, err := buffered.Peek(buffered.Buffered())
 	if err != nil || len(rest) == 0 {

@@ -17,7 +17,8 @@ const (
 
 // Ports sends HTTP/1.1 requests to servers inside: the port of a URL says to which, its host says nothing. An upgrade
 // makes the body of the answer an io.ReadWriteCloser with CloseWrite. Connections are kept until Close. An error of the
-// kind firebreak.KindUnavailable tells that the port could not be reached; others are of what answers there.
+// kind firebreak.KindUnavailable tells that the port could not be reached, firebreak.KindUnsupported that the sandbox has
+// none; others are of what answers there.
 func (g *Guest) Ports() http.RoundTripper { return g.ports }
 
 func (g *Guest) newPorts() *http.Transport {

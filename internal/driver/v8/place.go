@@ -88,7 +88,7 @@ func (b *box) find(args []string) (program.Func, error) {
 	switch path.Base(args[0]) {
 	case "node", "js", "javascript", "workerd", "ts", "typescript", "tsx":
 	default:
-		return nil, fmt.Errorf("%q cannot be run in %s: its only program is node (or js, ts) with a file of JavaScript or TypeScript", args[0], placeName)
+		return nil, fmt.Errorf("%q cannot be run in %s: its only program is node (or js, ts) with a file of JavaScript or TypeScript; a template of Linux programs has others", args[0], placeName)
 	}
 	if len(args) > 1 && args[1] == "--experimental-strip-types" { // Node's, of the time when it had to be asked to
 		args = append([]string{args[0]}, args[2:]...)

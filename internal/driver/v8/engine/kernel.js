@@ -12,8 +12,9 @@ const { stringify, parse } = JSON
 const { keys, entries, assign, defineProperty, getOwnPropertyDescriptor } = Object
 const encoder = new TextEncoder()
 const encode = encoder.encode.bind(encoder)
-const { Response, TransformStream, Error, String, Promise, Symbol } = globalThis
+const { Response, TransformStream, Error, String, Promise, Symbol, queueMicrotask } = globalThis
 const maxText = 1 << 20
+const maxHeld = 64 << 10 // characters of output that wait for more
 const forms = {
   'text/plain': 'text', 'text/html': 'html', 'text/markdown': 'markdown', 'image/svg+xml': 'svg', 'image/png': 'png',
   'image/jpeg': 'jpeg', 'application/pdf': 'pdf', 'text/latex': 'latex', 'application/json': 'json',
@@ -22,6 +23,33 @@ const forms = {
 const exit = Symbol('exit')
 
 let tell = () => {} // of the present run
+
+// What is printed goes out in few pieces: when the code lets go of the processor, and before all else that is told.
+let held = ''
+let heldOf = 'stdout'
+let due = false
+
+function flush () {
+  due = false
+  if (held === '') return
+  const text = held
+  held = ''
+  tell({ type: 'print', stream: heldOf, text })
+}
+
+function say (stream, text) {
+  if (stream !== heldOf || held.length + text.length > maxHeld) flush()
+  heldOf = stream
+  held += text
+  if (due) return
+  due = true
+  queueMicrotask(flush)
+}
+
+function send (frame) {
+  flush()
+  tell(frame)
+}
 
 function cut (text) {
   return text.length <= maxText ? text : text.slice(0, maxText) + `… (${text.length} characters in all)`
@@ -52,7 +80,7 @@ function failure (error) {
 }
 
 function print (stream) {
-  return (...values) => tell({ type: 'print', stream, text: format(...values) + '\n' })
+  return (...values) => say(stream, format(...values) + '\n')
 }
 
 function prepare () {
@@ -60,12 +88,12 @@ function prepare () {
   const err = print('stderr')
   assign(console, { log: out, info: out, debug: out, dir: value => out(inspect(value)), table: out, error: err, warn: err, trace: err })
   const refuse = async () => { throw new TypeError('fetch is refused: a V8 sandbox has no network') }
-  assign(globalThis, { fetch: refuse, require: createRequire('file:///'), display: value => tell({ type: 'result', main: false, forms: render(value) }) })
+  assign(globalThis, { fetch: refuse, require: createRequire('file:///'), display: value => send({ type: 'result', main: false, forms: render(value) }) })
   process.exit = status => {
-    tell({ type: 'exit', status: Number(status ?? 0) & 255 })
+    send({ type: 'exit', status: Number(status ?? 0) & 255 })
     throw exit
   }
-  const stream = name => ({ write: text => { tell({ type: 'print', stream: name, text: String(text) }); return true } })
+  const stream = name => ({ write: text => { say(name, String(text)); return true } })
   defineProperty(process, 'stdout', { value: stream('stdout'), configurable: true })
   defineProperty(process, 'stderr', { value: stream('stderr'), configurable: true })
 }
@@ -79,9 +107,9 @@ async function run (request) {
     let value = evaluate(request.code)
     if (request.boxed) value = (await value)[0]
     value = await value
-    if (value !== undefined && !request.program) tell({ type: 'result', main: true, forms: render(value) })
+    if (value !== undefined && !request.program) send({ type: 'result', main: true, forms: render(value) })
   } catch (error) {
-    if (error !== exit) tell(failure(error))
+    if (error !== exit) send(failure(error))
   }
   if (!request.program) {
     for (const [name, value] of before) {
@@ -106,8 +134,11 @@ export default {
     const mine = frame => write(encode(stringify(frame) + '\n')).catch(() => {})
     tell = mine
     run(asked).then(() => {
+      if (tell === mine) { // and no later run has begun
+        flush()
+        tell = () => {}
+      }
       mine({ type: 'done' })
-      tell = () => {}
       return close()
     }).catch(() => {})
     return new Response(readable)

@@ -13,7 +13,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/firebreak-dev/firebreak"
@@ -172,22 +171,6 @@ func (b *box) listen() {
 		defer close(b.served)
 		_ = b.agent.Serve(b.agent.Live(), b.listener) // until the end, or its time is up, of which Due tells
 	}()
-}
-
-// find returns the program of a command line.
-func (b *box) find(args []string) (program.Func, error) {
-	base := path.Base(args[0])
-	switch {
-	case slices.Contains(b.command, base):
-		return func(ctx context.Context, c program.Call) int {
-			return b.run(ctx, c.Args, environment(c.Env, map[string]string{"PWD": c.Dir}), c.Dir, c.Stdin, c.Stdout, c.Stderr)
-		}, nil
-	case base == "call" && len(args) == 2:
-		return func(ctx context.Context, c program.Call) int {
-			return b.call(ctx, c.Args[1], environment(c.Env, map[string]string{"PWD": c.Dir}), c.Dir, c.Stdin, c.Stdout, c.Stderr)
-		}, nil
-	}
-	return nil, fmt.Errorf("%q cannot be run in %s: its programs are %s, and call FUNCTION for a function of the module", args[0], placeName, strings.Join(b.command, ", "))
 }
 
 func (b *box) ended() bool {

@@ -47,10 +47,18 @@ func environment(layers ...map[string]string) []string {
 
 // config is what a program is given; its streams are added.
 func (w *world) config(args, env []string, dir string) engine.Config {
-	return engine.Config{
+	c := engine.Config{
 		Args: args, Env: env, Memory: w.memory, CPU: &w.cpu, Fuel: w.options.fuel, Fixed: w.options.fixed, Given: w.options.given,
 		Files: append([]engine.Mount{{At: "/", Files: engine.FilesFrom(w.files, dir)}}, w.mounts...),
 	}
+	switch w.language {
+	case "python":
+		c.Env = pythonPath(c.Env, dir)
+		fallthrough
+	case "javascript":
+		c.Files = append(c.Files, prelude())
+	}
+	return c
 }
 
 // enter waits for a slot.

@@ -52,6 +52,9 @@ func (k *kernel) serve(ctx context.Context, run func(context.Context) (int, erro
 	k.how = fmt.Sprintf("ended with exit status %d", status)
 	if err != nil && !errors.Is(err, context.Canceled) {
 		k.how = "was ended: " + err.Error()
+		if errors.As(err, new(*engine.Trap)) {
+			k.how += deep
+		}
 	}
 	k.mu.Unlock()
 	close(k.gone)

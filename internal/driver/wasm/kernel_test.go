@@ -129,7 +129,7 @@ func steps(language string) []step {
 		{"display(1); 2", "result false \"1\"\nresult true \"2\""},
 		{"'größer 😀'", `result true "größer 😀"`},
 		{"process.env.GIVEN", `result true "yes"`},
-		{"fetch('http://127.0.0.1')", "failed ReferenceError: fetch is not defined"},
+		{"fetch('http://127.0.0.1')", "failed TypeError: fetch is refused: a WASM sandbox has no network"},
 	}
 }
 

@@ -9,10 +9,7 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/agent/code"
 )
 
-//go:embed kernels/boot.py
-var bootPython string
-
-//go:embed kernels/kernel_boot.py
+//go:embed kernels/kernel.py
 var kernelPython string
 
 //go:embed kernels/kernel.js
@@ -30,8 +27,8 @@ type language struct {
 // languages lists those in which code contexts keep their state. Others have commands only.
 func languages() []language {
 	return []language{
-		{name: "python", program: "python", args: []string{"-c", bootPython + kernelPython}, framed: true},
-		{name: "javascript", aliases: []string{"js"}, program: "qjs", args: []string{"-e", kernelJavaScript}},
+		{name: "python", program: "python", args: []string{"-c", kernelPython}, framed: true},
+		{name: "javascript", aliases: []string{"js"}, program: "qjs", args: []string{"--std", "-I", preludeDir + "/prelude.js", "-e", kernelJavaScript}},
 	}
 }
 

@@ -21,6 +21,9 @@ const (
 	statusKilled  = 137
 )
 
+// deep is what a trap of an interpreter most likely means.
+const deep = "; calls may have been too deep, of which an interpreter in WebAssembly can say no more"
+
 // run runs the module as a command and returns its exit status. Why it was ended is told on stderr.
 func (w *world) run(ctx context.Context, args, env []string, dir string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err := w.enter(); err != nil {
@@ -30,7 +33,7 @@ func (w *world) run(ctx context.Context, args, env []string, dir string, stdin i
 	defer w.leave()
 	ctx, cancel := w.limit(ctx)
 	defer cancel()
-	c := w.config(args, env, dir)
+	c := w.config(arguments(w.language, args, dir), env, dir)
 	c.Stdin, c.Stdout, c.Stderr, c.Output = stdin, stdout, stderr, w.options.output
 	run := w.module.Run
 	if w.language == "ruby" && !w.module.Exports("_start") {
@@ -108,6 +111,9 @@ func (w *world) told(err error) (status int, text string) {
 	case errors.As(err, &exit):
 		return statusTrap, fmt.Sprintf("it ended itself, with status %d", exit.ExitCode())
 	case errors.As(err, &trap):
+		if w.language != "" {
+			return statusTrap, "trap: " + trap.Text + deep
+		}
 		return statusTrap, "trap: " + trap.Text
 	case errors.Is(err, context.DeadlineExceeded):
 		return statusTimeout, fmt.Sprintf("ended after %v", w.options.timeout)

@@ -8,7 +8,6 @@ import('qjs:std').then(std => import('qjs:os').then(os => {
   const maxText = 1 << 20
   const maxFrame = (8 << 20) - (64 << 10)
   let id = 0
-  os.chdir(std.getenv('PWD'))
 
   const utf8 = {
     length (text) {
@@ -33,95 +32,7 @@ import('qjs:std').then(std => import('qjs:os').then(os => {
     return text.length <= maxText ? text : text.slice(0, maxText) + `… (${text.length} characters in all)`
   }
 
-  // inspect shows a value as Node's util.inspect does, in short.
-  function inspect (value, depth = 3, seen = new Set()) {
-    switch (typeof value) {
-      case 'string': return seen.size > 0 ? quote(value) : value
-      case 'bigint': return value + 'n'
-      case 'symbol': return value.toString()
-      case 'number': return Object.is(value, -0) ? '-0' : String(value)
-      case 'function': return describe(value)
-      case 'object': break
-      default: return String(value)
-    }
-    if (value === null) return 'null'
-    if (value instanceof Error) return value.stack ? `${value.name}: ${value.message}\n${value.stack}`.trimEnd() : `${value.name}: ${value.message}`
-    if (value instanceof Date) return isNaN(value) ? 'Invalid Date' : value.toISOString()
-    if (value instanceof RegExp) return String(value)
-    if (value instanceof Promise) return 'Promise { }'
-    if (seen.has(value)) return '[Circular]'
-    if (depth < 0) return Array.isArray(value) ? '[Array]' : '[Object]'
-    seen.add(value)
-    const show = v => inspect(v, depth - 1, seen)
-    const text = compound(value, show)
-    seen.delete(value)
-    return text
-  }
-
-  function quote (text) {
-    return "'" + text.replace(/\\/g, '\\\\').replace(/'/g, "\\'").replace(/\n/g, '\\n') + "'"
-  }
-
-  function describe (f) {
-    const kind = /^class\b/.test(Function.prototype.toString.call(f)) ? 'class' : 'Function'
-    return f.name ? `[${kind === 'class' ? 'class ' + f.name : kind + ': ' + f.name}]` : `[${kind} (anonymous)]`
-  }
-
-  function compound (value, show) {
-    const most = 100
-    const list = (items, open, close) => {
-      const shown = items.slice(0, most)
-      if (items.length > most) shown.push(`... ${items.length - most} more items`)
-      if (shown.length === 0) return open.trim() + close.trim()
-      const line = open + shown.join(', ') + close
-      return line.length <= 76 && !line.includes('\n') ? line : open.trimEnd() + '\n  ' + shown.join(',\n').replace(/\n/g, '\n  ') + '\n' + close.trim()
-    }
-    const pairs = Object.keys(value).filter(k => !Array.isArray(value) && !ArrayBuffer.isView(value) || !/^\d+$/.test(k))
-      .map(k => (/^[A-Za-z_$][\w$]*$/.test(k) ? k : quote(k)) + ': ' + show(value[k]))
-    if (Array.isArray(value)) return list([...value.slice(0, most + 1).map(show), ...pairs], '[ ', ' ]')
-    if (ArrayBuffer.isView(value)) return list([...Array.prototype.slice.call(value, 0, most + 1).map(show), ...pairs], `${value.constructor.name}(${value.length}) [ `, ' ]')
-    if (value instanceof Map) return list([...[...value].map(([k, v]) => show(k) + ' => ' + show(v)), ...pairs], `Map(${value.size}) { `, ' }')
-    if (value instanceof Set) return list([...[...value].map(show), ...pairs], `Set(${value.size}) { `, ' }')
-    const name = Object.getPrototypeOf(value)?.constructor?.name
-    return list(pairs, name && name !== 'Object' ? name + ' { ' : '{ ', ' }')
-  }
-
-  function format (values) {
-    let [first, ...rest] = values
-    if (typeof first === 'string') {
-      first = first.replace(/%[sdifjoO%]/g, mark => {
-        if (mark === '%%') return '%'
-        if (rest.length === 0) return mark
-        const value = rest.shift()
-        switch (mark) {
-          case '%s': return typeof value === 'string' ? value : inspect(value)
-          case '%d': return String(Number(value))
-          case '%i': return String(parseInt(value))
-          case '%f': return String(parseFloat(value))
-          case '%j': return JSON.stringify(value)
-        }
-        return inspect(value)
-      })
-      return [first, ...rest.map(v => inspect(v))].join(' ')
-    }
-    return values.map(v => inspect(v)).join(' ')
-  }
-
-  function printer (to) {
-    return (...values) => {
-      to.puts(format(values) + '\n')
-      to.flush()
-    }
-  }
-  const out = printer(std.out)
-  const err = printer(std.err)
-  globalThis.console = { log: out, info: out, debug: out, dir: v => out(inspect(v)), table: v => out(inspect(v)), warn: err, error: err, trace: err }
-  globalThis.process = { env: std.getenviron(), argv: ['js'], platform: 'wasi', cwd: () => os.getcwd()[0], version: '' }
-  globalThis.setTimeout ??= (f, ms, ...args) => os.setTimeout(() => f(...args), ms)
-  globalThis.clearTimeout ??= os.clearTimeout
-  globalThis.setInterval ??= (f, ms, ...args) => os.setInterval(() => f(...args), ms)
-  globalThis.clearInterval ??= os.clearInterval
-  globalThis.global = globalThis
+  const inspect = globalThis[Symbol.for('firebreak.inspect')]
 
   function render (value) {
     const out = {}
@@ -207,12 +118,16 @@ import('qjs:std').then(std => import('qjs:os').then(os => {
     send({ type: 'done', id })
   }
 
+  function shown (thrown) {
+    return typeof thrown === 'string' ? inspect([thrown]).slice(2, -2) : inspect(thrown) // with its quotes
+  }
+
   function failed (error) {
     const isError = error instanceof Error
-    const stack = isError ? `${error.name}: ${error.message}\n${error.stack ?? ''}`.trimEnd() : 'Uncaught ' + inspect(error)
+    const stack = isError ? `${error.name}: ${error.message}\n${error.stack ?? ''}`.trimEnd() : 'Uncaught ' + shown(error)
     send({
       type: 'error', id, name: String(isError ? error.name : typeof error), traceback: cut(stack),
-      value: cut(isError ? String(error.message) : inspect(error))
+      value: cut(isError ? String(error.message) : shown(error))
     })
   }
 

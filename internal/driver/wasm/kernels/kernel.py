@@ -1,3 +1,4 @@
+import os
 _sink = os.open("/dev/kernel/answers", os.O_WRONLY)
 _source = open("/dev/kernel/requests", "rb")
 _text = _source.read(int(_source.readline())).replace(b"main(source, 4)", b"main(source, sink)")

@@ -1,27 +1,33 @@
+# What Python begins with, in code contexts and in programs. WASI has no directory to be in, no descriptors that are
+# inherited, no signals, no threads and no sockets.
 import os, signal, sys, threading, time
-# WASI has no descriptors that are inherited, no signals and no sockets.
 os.set_inheritable = getattr(os, "set_inheritable", lambda fd, inheritable: None)
 signal.signal = getattr(signal, "signal", lambda number, handler: None)
 signal.SIGINT = getattr(signal, "SIGINT", 2)
 os.chdir(os.environ["PWD"])
+sys.path.remove("/dev/prelude")
+os.environ["PYTHONPATH"] = os.environ["PYTHONPATH"].partition(":")[2]
 
 
 class _Finder:
-    """Gives asyncio a loop that needs no sockets, once it is imported."""
+    """Mends modules once they are imported."""
+
+    def __init__(self, mends):
+        self.mends = mends
 
     def find_spec(self, name, path=None, target=None):
-        if name != "asyncio":
+        mend = self.mends.pop(name, None)
+        if mend is None:
             return None
         import importlib.util
-        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
-        spec.loader = _Loader(spec.loader)
+        spec.loader = _Loader(spec.loader, mend)
         return spec
 
 
 class _Loader:
-    def __init__(self, loader):
-        self.loader = loader
+    def __init__(self, loader, mend):
+        self.loader, self.mend = loader, mend
 
     def __getattr__(self, name):
         return getattr(self.loader, name)
@@ -31,10 +37,11 @@ class _Loader:
 
     def exec_module(self, module):
         self.loader.exec_module(module)
-        _patch(module)
+        self.mend(module)
 
 
-def _patch(asyncio):
+def _asyncio(asyncio):
+    """Gives asyncio a loop that needs no sockets."""
     class Selector:
         def get_map(self):
             return {}
@@ -68,4 +75,19 @@ def _patch(asyncio):
     asyncio.set_event_loop_policy(Policy())
 
 
-sys.meta_path.insert(0, _Finder())
+def _refuse(*_, **__):
+    raise OSError("a WASM sandbox has no network")
+
+
+def _socket(socket):
+    socket.getaddrinfo = socket.gethostbyname = socket.create_connection = socket.create_server = socket.socketpair = _refuse
+
+
+def _subprocess(subprocess):
+    def refuse(*_, **__):
+        raise OSError("a WASM sandbox runs no other programs: use a template of Linux programs")
+    subprocess.Popen.__init__ = refuse
+    subprocess.Popen.__del__ = lambda self: None
+
+
+sys.meta_path.insert(0, _Finder({"asyncio": _asyncio, "socket": _socket, "subprocess": _subprocess}))

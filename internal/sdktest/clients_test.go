@@ -20,7 +20,7 @@ func TestClients(t *testing.T) {
 		t.Skip("takes minutes")
 	}
 	k := findKit(t)
-	s := startServer(t, binary(t))
+	s := startServer(t, binary(t), t.TempDir())
 	programs := k.programs(s)
 	t.Run("programs", func(t *testing.T) {
 		for _, p := range programs {
@@ -116,9 +116,7 @@ type checked struct {
 func (k kit) programs(s *server) []*program {
 	var all []*program
 	add := func(name, kit string, env []string, args ...string) {
-		all = append(all, &program{name: name, kit: kit, said: &output{}, cmd: func(ctx context.Context) *exec.Cmd {
-			return k.command(ctx, env, args...)
-		}})
+		all = append(all, k.program(name, kit, env, args...))
 	}
 	for _, name := range []string{"sandbox", "template", "interpreter", "commands", "files", "git", "refused"} {
 		add("node/"+name, "node", s.byHeaders(), k.node, filepath.Join(k.npm, "node", name+".mjs"))
@@ -132,6 +130,11 @@ func (k kit) programs(s *server) []*program {
 	add("node/versions", "node", s.byHeaders(), k.node, filepath.Join(k.npm, "node", "versions.mjs"))
 	add("node/tls", "node", s.byNames(), k.node, filepath.Join(k.npm, "node", "tls.mjs"))
 	return all
+}
+
+// program is one run of a client, with an environment of its own.
+func (k kit) program(name, kit string, env []string, args ...string) *program {
+	return &program{name: name, kit: kit, said: &output{}, cmd: func(ctx context.Context) *exec.Cmd { return k.command(ctx, env, args...) }}
 }
 
 // byHeaders is what the server asks clients to export: they say in headers which sandbox they mean.

@@ -19,7 +19,7 @@ func TestMCPClients(t *testing.T) {
 	}
 	k := findMCPKit(t)
 	bin := binary(t)
-	s := startServer(t, bin)
+	s := startServer(t, bin, t.TempDir())
 	key := strings.TrimPrefix(s.key(), "E2B_API_KEY=")
 	url := strings.TrimPrefix(s.exports[1], "E2B_API_URL=") + "/mcp"
 	t.Run("clients", func(t *testing.T) {

@@ -22,8 +22,8 @@ type server struct {
 	ca      string   // file of the authority that certifies these
 }
 
-// startServer starts a server and ends it with the test, when nothing of it may be left.
-func startServer(t *testing.T, bin string) *server {
+// startServer starts a server with a state directory and ends it with the test, when nothing of it may be left.
+func startServer(t *testing.T, bin, state string) *server {
 	t.Helper()
 	s, out := &server{}, &output{}
 	read, write, err := os.Pipe()
@@ -34,7 +34,7 @@ func startServer(t *testing.T, bin string) *server {
 		"--domain", "boxes.firebreak.test", "--kill-on-exit", "--log-format", "json",
 		// The host has what the interpreter is to show; the template base is made by the first build, in the midst of all.
 		"--aliases", "base=host,code-interpreter-v1=host")
-	cmd.Env = append(cleanEnv(), "FIREBREAK_STATE_DIR="+t.TempDir())
+	cmd.Env = append(cleanEnv(), "FIREBREAK_STATE_DIR="+state)
 	cmd.Stdout, cmd.Stderr = write, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

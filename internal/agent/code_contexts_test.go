@@ -23,6 +23,8 @@ func TestJavaScript(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "m.mjs"), []byte("export const v = 11; export default 12"), 0o600))
 	i.steps("js", []step{
+		{run: run{Code: "console.log('x'.repeat(500_000)); console.log('end'); 1"}, text: "1", stdout: strings.Repeat("x", 500_000) + "\nend\n"},
+		{run: run{Code: "Symbol('s')"}, text: "Symbol(s)", stdout: "-"},
 		{run: run{Code: "const a = 3; a * 2"}, text: "6", kinds: "number_of_executions result end_of_execution"},
 		{run: run{Code: "const a = 4; let { b } = { b: a }; b"}, text: "4"},
 		{run: run{Code: "undefined"}, text: "-", kinds: "number_of_executions end_of_execution"},
@@ -129,6 +131,7 @@ func TestContexts(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"language":"r"}`:                          "400 language \"r\" cannot be run here",
 		`{"cwd":"/nonexistent"}`:                    "400 cwd '/nonexistent' does not exist",
+		`{"cwd":"/etc/passwd"}`:                     "400 cwd '/etc/passwd' is not a directory",
 		`{"language":3}`:                            "400 read the request",
 		`{"language":"Python","cwd":"` + dir + `"}`: "200 {",
 	} {

@@ -96,6 +96,9 @@ func TestPortsSayWhoseFaultItIs(t *testing.T) {
 	if _, err := get(t, raw(t, "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 6\r\n\r\nclosed", nil), "http://x:80/", nil); firebreak.KindOf(err) != firebreak.KindUnavailable {
 		t.Errorf("a closed port: %v", err)
 	}
+	if _, err := get(t, raw(t, "HTTP/1.1 501 Not Implemented\r\nContent-Length: 2\r\n\r\nno", nil), "http://x:80/", nil); firebreak.KindOf(err) != firebreak.KindUnsupported {
+		t.Errorf("a sandbox without ports: %v", err)
+	}
 	var opened atomic.Int32
 	for name, answer := range map[string]string{"silence": "", "no HTTP": "SSH-2.0\r\n\r\n", "endless headers": "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 4*maxHeader)} {
 		g := listening(t, &opened, func(c net.Conn, r *bufio.Reader) {

@@ -46,6 +46,7 @@ func TestBadRequests(t *testing.T) {
 		"driver":          {Request{Driver: "zen"}, `no driver "zen"`, firebreak.KindInvalid},
 		"template":        {Request{Template: "zen"}, `template "zen"`, firebreak.KindNotFound},
 		"unable limit":    {Request{Limits: firebreak.Limits{Memory: 1 << 30}}, "fake cannot limit memory on this host", firebreak.KindHost},
+		"unable pause":    {Request{OnTimeout: firebreak.TimeoutPause}, "fake cannot pause a sandbox here", firebreak.KindUnsupported},
 		"unable mount":    {mount(dir, "/x"), "fake has no mounts", firebreak.KindUnsupported},
 		"relative source": {mount("x", "/x"), "absolute", firebreak.KindInvalid},
 		"missing source":  {mount(dir+"/missing", "/x"), "no such file", firebreak.KindInvalid},
@@ -93,6 +94,11 @@ func TestDefaultLimitsAreThoseThatCanBeEnforced(t *testing.T) {
 	got, err = limits(firebreak.Limits{}, firebreak.Limits{Memory: 32 << 20}, driver.Info{Caps: driver.CapLimitDisk})
 	if err != nil || got != (firebreak.Limits{Disk: 2 << 30}) {
 		t.Errorf("%+v, %v, want only what can be enforced", got, err)
+	}
+	all.Usual = firebreak.Limits{Memory: 3 << 20, Disk: 4 << 20, PIDs: 5}
+	got, err = limits(firebreak.Limits{PIDs: 6}, firebreak.Limits{Memory: 32 << 20}, all)
+	if err != nil || got.Memory != 32<<20 || got.Disk != 4<<20 || got.PIDs != 6 {
+		t.Errorf("%+v, %v, want the driver's own", got, err)
 	}
 }
 

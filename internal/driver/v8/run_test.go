@@ -209,6 +209,9 @@ func TestCode(t *testing.T) {
 		if r := s.run("function f () { throw new TypeError('bad') }\nf()"); r.failed != "TypeError" || r.value != "bad" || !strings.Contains(r.traceback, "cell") || strings.Contains(r.traceback, "kernel.js") {
 			t.Errorf("%+v", r)
 		}
+		if r := s.run("for (let i = 0; i < 100000; i++) console.log(i); console.error('end')"); r.failed != "" || len(r.stdout) != 588890 || r.stderr != "end\n" {
+			t.Errorf("many lines: %d bytes, %q, %s %s", len(r.stdout), r.stderr, r.failed, r.value)
+		}
 		if r := s.run("1 +"); r.failed != "SyntaxError" {
 			t.Errorf("%+v", r)
 		}

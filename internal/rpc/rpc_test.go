@@ -354,7 +354,7 @@ func TestDataPlaneRefusals(t *testing.T) {
 		"port":        {sb, "49983", "/health", http.StatusNoContent, ""},
 		"unknown":     {"nobody", "49983", "/health", http.StatusBadGateway, "The sandbox was not found"},
 		"a beginning": {"f", "49983", "/health", http.StatusBadGateway, "The sandbox was not found"},
-		"closed":      {sb, "8080", "/", http.StatusBadGateway, "The sandbox is running but port is not open"},
+		"no ports":    {sb, "8080", "/", http.StatusBadGateway, "The sandbox is running but port is not open: it has no ports, since nothing in it can listen; one from a template of Linux programs has"},
 		"no port":     {sb, "http", "/", http.StatusBadRequest, ""},
 		"too large":   {sb, "65536", "/", http.StatusBadRequest, ""},
 		"init":        {sb, "49983", "/init", http.StatusNotFound, ""},

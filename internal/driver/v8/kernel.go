@@ -26,11 +26,15 @@ type request struct {
 	Env     map[string]string `json:"env"`
 	Argv    []string          `json:"argv,omitempty"`
 	Program bool              `json:"program"`
+
+	Modules map[string]*module `json:"modules,omitempty"` // a program's, by their paths
+	Main    string             `json:"main,omitempty"`
+	Input   *[]byte            `json:"input,omitempty"` // all of its standard input, if it may look at it
 }
 
 // frame is what comes of a run. User code can write one, so everything is checked.
 type frame struct {
-	Type string `json:"type"` // print, result, error, exit, done
+	Type string `json:"type"` // print, result, error, exit, ran, done
 
 	Stream string `json:"stream"` // print: stdout or stderr
 	Text   string `json:"text"`
@@ -53,7 +57,7 @@ func parseFrame(line []byte) (frame, error) {
 		return f, err
 	}
 	switch f.Type {
-	case "result", "error", "exit", "done":
+	case "result", "error", "exit", "ran", "done":
 		return f, nil
 	case "print":
 		if f.Stream == "stdout" || f.Stream == "stderr" {
@@ -325,7 +329,7 @@ func (k *kernel) exchange(ctx context.Context, r request, begun chan<- struct{},
 	}
 	lines := bufio.NewScanner(res.Body)
 	lines.Buffer(nil, code.MaxFrame)
-	total := 0
+	total, ran := 0, false
 	for lines.Scan() {
 		if total += len(lines.Bytes()); total > maxOutput {
 			return fmt.Errorf("one run told more than %d MiB", maxOutput>>20)
@@ -337,10 +341,14 @@ func (k *kernel) exchange(ctx context.Context, r request, begun chan<- struct{},
 		if f.Type == "done" {
 			return nil
 		}
+		ran = ran || f.Type == "ran"
 		take(f)
 	}
 	if errors.Is(lines.Err(), bufio.ErrTooLong) {
 		return fmt.Errorf("one piece of output has more than %d MiB", code.MaxFrame>>20)
+	}
+	if ran && ctx.Err() == nil {
+		return nil // and nothing is left that could go on
 	}
 	return errors.Join(errUnfinished, ctx.Err())
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"path"
 	"slices"
@@ -95,35 +96,41 @@ func (b *box) find(args []string) (program.Func, error) {
 	}
 	switch {
 	case len(args) >= 3 && (args[1] == "-e" || args[1] == "--eval"):
-		return func(ctx context.Context, c program.Call) int { return b.script(ctx, c, args[2], false, args[3:]) }, nil
+		return func(ctx context.Context, c program.Call) int {
+			return b.script(ctx, c, path.Join(c.Dir, "[eval]"), &args[2], args[3:])
+		}, nil
 	case len(args) >= 2 && args[1] != "" && args[1][0] != '-':
 		return func(ctx context.Context, c program.Call) int {
-			text, err := b.source(path.Join(c.Dir, args[1]), args[1])
-			if err != nil {
-				fmt.Fprintln(c.Stderr, "node:", err)
-				return 1
+			name := args[1]
+			if !path.IsAbs(name) {
+				name = path.Join(c.Dir, name)
 			}
-			return b.script(ctx, c, text, isTypeScript(args[1]), args[1:])
+			return b.script(ctx, c, name, nil, args[1:])
 		}, nil
 	}
 	return nil, fmt.Errorf("node takes a file of JavaScript or TypeScript, or -e and a line of JavaScript in %s, and no other options", placeName)
 }
 
-// source reads a file of the sandbox; name is absolute if given is not.
-func (b *box) source(name, given string) (string, error) {
-	if path.IsAbs(given) {
-		name = given
+// input reads the standard input to its end: an isolate cannot be given more of it while it runs.
+func input(ctx context.Context, stdin io.Reader) (*[]byte, error) {
+	type all struct {
+		data []byte
+		err  error
 	}
-	f, err := b.files.Open(name)
-	if err != nil {
-		return "", err
+	read := make(chan all, 1)
+	go func() { // ends with the program, at the latest
+		data, err := io.ReadAll(io.LimitReader(stdin, maxCode+1))
+		read <- all{data, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case r := <-read:
+		if len(r.data) > maxCode {
+			return nil, &codeError{"Unsupported", fmt.Sprintf("%s takes no more than %d MiB of standard input", placeName, maxCode>>20)}
+		}
+		return &r.data, r.err
 	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxCode+1))
-	if err == nil && len(text) > maxCode {
-		err = fmt.Errorf("%s has more than %d MiB", name, maxCode>>20)
-	}
-	return string(text), err
 }
 
 // isTypeScript reports whether a file is, by its name.
@@ -131,20 +138,23 @@ func isTypeScript(name string) bool {
 	return slices.Contains([]string{".ts", ".mts", ".cts"}, path.Ext(name))
 }
 
-// script runs a program in an isolate of its own.
-func (b *box) script(ctx context.Context, c program.Call, text string, typeScript bool, args []string) int {
+// script runs a program in an isolate of its own: the file of a name, or a text.
+func (b *box) script(ctx context.Context, c program.Call, name string, text *string, args []string) int {
 	k := newKernel()
 	k.begin(ctx, b.group)
 	defer k.Kill("its program has ended")
 	prepared := func(ctx context.Context, p *proc) (request, error) {
-		if typeScript {
-			var err error
-			if text, err = p.plain(ctx, text, false); err != nil {
-				return request{}, err
-			}
+		plain := func(ctx context.Context, source string) (string, error) { return p.plain(ctx, source, false) }
+		g := &gathering{files: b.files, plain: plain, modules: map[string]*module{}}
+		main, err := g.start(ctx, name, text)
+		if e := new(fs.PathError); errors.As(err, &e) {
+			err = &codeError{"Error", err.Error()}
 		}
-		s := prepare(text)
-		return request{Code: s.code + "\n//# sourceURL=" + sourceName(args), Boxed: s.boxed, Env: orEmpty(c.Env), Argv: append([]string{"node"}, args...), Program: true}, nil
+		r := request{Modules: g.modules, Main: main, Env: orEmpty(c.Env), Argv: append([]string{"node"}, args...), Program: true}
+		if err == nil && g.readsInput() {
+			r.Input, err = input(ctx, c.Stdin)
+		}
+		return r, err
 	}
 	status := 0
 	lives := k.run(ctx, prepared, func(f frame) {
@@ -156,7 +166,7 @@ func (b *box) script(ctx context.Context, c program.Call, text string, typeScrip
 			}
 			_, _ = io.WriteString(out, f.Text) // nobody reads any more
 		case "error":
-			fmt.Fprintln(c.Stderr, cmp.Or(f.Traceback, f.Name+": "+f.Value))
+			fmt.Fprintln(c.Stderr, cmp.Or(f.Traceback, "node: "+f.Name+": "+f.Value))
 			status = 1
 		case "exit":
 			status = f.Status & 0xff
@@ -167,18 +177,4 @@ func (b *box) script(ctx context.Context, c program.Call, text string, typeScrip
 		return 137
 	}
 	return status
-}
-
-// sourceName is what a program is called in stack traces.
-func sourceName(args []string) string {
-	if len(args) == 0 {
-		return "eval"
-	}
-	name := []byte(path.Base(args[0]))
-	for i, c := range name {
-		if c <= ' ' || c == '"' || c == '\'' || c > '~' {
-			name[i] = '_'
-		}
-	}
-	return string(name)
 }

@@ -8,9 +8,6 @@ import (
 	"github.com/tdewolff/parse/v2/js"
 )
 
-// maxCode bounds what is evaluated at once, in bytes.
-const maxCode = 8 << 20
-
 // script is code made ready for an isolate's eval, which keeps only what var and function declare.
 type script struct {
 	code  string
@@ -24,14 +21,9 @@ func prepare(code string) script {
 	if len(code) > maxCode {
 		return script{code: code}
 	}
-	ast, err := js.Parse(parse.NewInputString(code), js.Options{})
+	ast, err := parseCode(code)
 	if err != nil {
-		// The parser knows await at the top of modules only, and takes a program for one at its first import.
-		ast, err = js.Parse(parse.NewInputString("import ''\n"+code), js.Options{})
-		if err != nil {
-			return script{code: code}
-		}
-		ast.List = ast.List[1:]
+		return script{code: code}
 	}
 	r := rewriter{async: waits(ast)}
 	for i, stmt := range ast.List {
@@ -40,14 +32,34 @@ func prepare(code string) script {
 	return r.script()
 }
 
+func parseCode(code string) (*js.AST, error) {
+	ast, err := js.Parse(parse.NewInputString(code), js.Options{})
+	if err != nil {
+		// The parser knows await at the top of modules only, and takes a program for one at its first import.
+		ast, err = js.Parse(parse.NewInputString("import ''\n"+code), js.Options{})
+		if err != nil {
+			return nil, err
+		}
+		ast.List = ast.List[1:]
+	}
+	return ast, nil
+}
+
 // waits reports whether await or import stands at the top of code, outside of its functions.
 func waits(ast *js.AST) bool {
+	w := &awaiting{}
+	js.Walk(w, ast)
+	return w.found || w.modules
+}
+
+// awaits reports whether await does.
+func awaits(ast *js.AST) bool {
 	w := &awaiting{}
 	js.Walk(w, ast)
 	return w.found
 }
 
-type awaiting struct{ found bool }
+type awaiting struct{ found, modules bool }
 
 func (w *awaiting) Enter(n js.INode) js.IVisitor {
 	switch n := n.(type) {
@@ -58,7 +70,7 @@ func (w *awaiting) Enter(n js.INode) js.IVisitor {
 	case *js.ForOfStmt:
 		w.found = w.found || n.Await
 	case *js.ImportStmt, *js.ExportStmt:
-		w.found = true
+		w.modules = true
 	}
 	return w
 }

@@ -1,6 +1,7 @@
 package v8
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -55,6 +56,56 @@ func TestPrepareIsNotLonger(t *testing.T) {
 	if got := prepare(code); len(got.code) > 2*len(code) || got.code == code {
 		t.Errorf("%d bytes were made %d", len(code), len(got.code))
 	}
+}
+
+func TestNewModule(t *testing.T) {
+	for code, want := range map[string]string{
+		"1":                                     "cjs [] []",
+		"import a, { b as c } from './x'; a(c)": "esm [./x] [{0 default} {0 b}]",
+		"export * from './x'; export * as y from 'z'": "esm [./x z] [{1 }]",
+		"await 1":                       "esm [] []",
+		"import.meta.url":               "esm [] []",
+		"require('./x'); import('./y')": "cjs [./x ./y] []",
+		"import j from './x.json' with { type: 'json' }": "esm [./x.json] [{0 default}]",
+		"import x from":              "error [] []",
+		"let x = ;":                  "cjs [] []",
+		"#!/usr/bin/node\nexport {}": "esm [] []",
+	} {
+		m := newModule("/x.js", code)
+		if got := fmt.Sprintf("%s %v %v", m.Kind, m.named, m.Imports); got != want {
+			t.Errorf("%s: %s, want %s", code, got, want)
+		}
+	}
+	shadow := "import { a, b } from 'm'; export const o = { a, b: 1 }; function f (a) { return a + b }"
+	if got := newModule("/x.js", shadow).Code; !strings.Contains(got, "{a: (0,$of[0]), b: 1}") || !strings.Contains(got, "return a + (0,$of[1])") {
+		t.Error(got)
+	}
+}
+
+// TestNewModuleIsBounded: however long names are and however many, what becomes of a module is not much longer.
+func TestNewModuleIsBounded(t *testing.T) {
+	long := "import { " + strings.Repeat("n", 1<<20) + " as a } from 'm';" + strings.Repeat("a;", 1<<20)
+	if got := newModule("/x.js", long); got.Kind != "esm" || len(got.Code) > 16<<20 {
+		t.Errorf("%s of %d bytes", got.Kind, len(got.Code))
+	}
+	var many strings.Builder
+	for i := range 200_000 {
+		fmt.Fprintf(&many, "import 'm%d';", i)
+	}
+	if got := newModule("/x.js", many.String()); got.Kind != "error" || !strings.Contains(got.Text, "more than 2000 modules") {
+		t.Errorf("%+v", got.Kind)
+	}
+}
+
+func FuzzNewModule(f *testing.F) {
+	for _, code := range []string{"import a, * as b from 'm'; export { a as 'x y', b }", "export default class {}", "export * as 'a b' from \"m\"", "import {'a b' as c} from 'm'; c`${import.meta}`", "import('x'); require('y')"} {
+		f.Add(code)
+	}
+	f.Fuzz(func(t *testing.T, code string) {
+		if m := newModule("/x.js", code); len(m.Code) > 100*len(code)+1000 {
+			t.Errorf("%d bytes became %d", len(code), len(m.Code))
+		}
+	})
 }
 
 func FuzzPrepare(f *testing.F) {

@@ -1,6 +1,7 @@
 // The worker that firebreak talks to. It makes isolates and passes requests on to them; what comes back it does not look
 // at. It has nothing that an isolate could want: no network, no files, no secrets, and nothing it holds is given to them.
 import kernel from 'kernel.js'
+import modules from 'modules.js'
 import typescript from 'typescript.js'
 import sucrase from 'typescript.json'
 
@@ -9,7 +10,7 @@ const code = {
   compatibilityFlags: ['allow_insecure_inefficient_logged_eval'],
   allowExperimental: true, // for eval
   mainModule: 'kernel.js',
-  modules: { 'kernel.js': kernel },
+  modules: { 'kernel.js': kernel, 'modules.js': modules },
   globalOutbound: null,
   env: {}
 }

@@ -3,6 +3,10 @@
 // and the host believes nothing of that. What is used after code has run is taken out of its reach here, so that code
 // that changes prototypes by mistake still gets answers.
 import util from 'node:util'
+import fs from 'node:fs'
+import { Buffer } from 'node:buffer'
+import { Readable } from 'node:stream'
+import { load } from 'modules.js'
 import { createRequire } from 'node:module'
 import { abortIsolate } from 'cloudflare:workers'
 
@@ -23,6 +27,7 @@ const forms = {
 const exit = Symbol('exit')
 
 let tell = () => {} // of the present run
+let crash = () => {} // ends a program
 
 // What is printed goes out in few pieces: when the code lets go of the processor, and before all else that is told.
 let held = ''
@@ -72,7 +77,7 @@ function render (value) {
 function failure (error) {
   const isError = error instanceof Error
   let text = isError ? String(error.stack ?? error) : 'Uncaught ' + inspect(error)
-  text = text.split('\n').filter(line => !/^ +at .*(kernel\.js|node-internal:)/.test(line)).join('\n')
+  text = text.split('\n').filter(line => !/^ +at (?:.* \(|async )?(?:(?:kernel|modules)\.js:\d|node-internal:)/.test(line)).join('\n')
   return {
     type: 'error', name: String(isError ? error.name : typeof error), traceback: cut(text),
     value: cut(isError ? String(error.message) : inspect(error))
@@ -91,6 +96,7 @@ function prepare () {
   assign(globalThis, { fetch: refuse, require: createRequire('file:///'), display: value => send({ type: 'result', main: false, forms: render(value) }) })
   process.exit = status => {
     send({ type: 'exit', status: Number(status ?? 0) & 255 })
+    crash(exit)
     throw exit
   }
   const stream = name => ({ write: text => { say(name, String(text)); return true } })
@@ -119,6 +125,56 @@ async function run (request) {
   }
 }
 
+// watchCalls has errors in what is called later end the program.
+function watchCalls () {
+  for (const [place, name] of [[globalThis, 'setTimeout'], [globalThis, 'setInterval'], [globalThis, 'setImmediate'], [globalThis, 'queueMicrotask'], [process, 'nextTick']]) {
+    const later = place[name].bind(place)
+    place[name] = (call, ...rest) => typeof call !== 'function'
+      ? later(call, ...rest)
+      : later((...values) => {
+        try {
+          call(...values)
+        } catch (error) {
+          crash(error)
+        }
+      }, ...rest)
+  }
+}
+
+// giveInput is the standard input, which was read to its end.
+function giveInput (input) {
+  const stdin = assign(Readable.from(input.length > 0 ? [input] : [], { objectMode: false }), { fd: 0, isTTY: false })
+  defineProperty(process, 'stdin', { value: stdin, configurable: true })
+  const { readFileSync } = fs
+  fs.readFileSync = (path, options) => {
+    if (path !== 0 && path !== '/dev/stdin') return readFileSync(path, options)
+    const encoding = typeof options === 'string' ? options : options?.encoding
+    const all = input
+    input = input.subarray(input.length) // a second one finds the end
+    return encoding ? all.toString(encoding) : all
+  }
+}
+
+// program runs a program of modules. When it has run, its timers and promises go on: workerd ends the answer when there are
+// none left. What nobody catches ends it at once.
+async function program (request, finish) {
+  crash = error => {
+    if (error !== exit) send(failure(error))
+    finish()
+  }
+  addEventListener('unhandledrejection', event => crash(event.reason))
+  watchCalls()
+  if (request.input !== undefined) giveInput(Buffer.from(request.input, 'base64'))
+  assign(process.env, request.env)
+  process.argv = request.argv
+  try {
+    await load(request.modules, request.main)
+    send({ type: 'ran' })
+  } catch (error) {
+    crash(error)
+  }
+}
+
 export default {
   async fetch (request) {
     if (request.url.endsWith('/end')) abortIsolate('ended')
@@ -133,14 +189,16 @@ export default {
     const close = writer.close.bind(writer)
     const mine = frame => write(encode(stringify(frame) + '\n')).catch(() => {})
     tell = mine
-    run(asked).then(() => {
+    const finish = () => {
       if (tell === mine) { // and no later run has begun
         flush()
         tell = () => {}
       }
       mine({ type: 'done' })
-      return close()
-    }).catch(() => {})
+      close().catch(() => {})
+    }
+    if (asked.modules !== undefined) program(asked, finish)
+    else run(asked).then(finish).catch(() => {})
     return new Response(readable)
   }
 }

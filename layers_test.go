@@ -27,7 +27,7 @@ const layers = `
 4  internal/driver/all  internal/dataplane
 3  internal/driver/fake  internal/driver/process  internal/driver/container  internal/driver/gvisor  internal/driver/drivertest  internal/driver/drivertest/inside  internal/driver/wasm  internal/driver/v8
 2  internal/driver/oci  internal/driver/hostproc  internal/guest  internal/host  internal/agent  internal/agent/account  internal/agent/code  internal/agent/files  internal/agent/proc  internal/agent/program  internal/agentbin  internal/image  internal/image/erofs  internal/image/rootfs  internal/store  internal/auth  internal/event  internal/webhook  internal/agent/archive  internal/metrics  internal/trace  internal/config  internal/localca  internal/mcp/install  internal/build/step  internal/driver/wasm/engine  internal/setup
-1  internal/driver  internal/policy  internal/lifecycle  internal/pool  internal/idle  internal/reach  internal/signature  internal/api  internal/api/process  internal/api/process/processconnect  internal/api/filesystem  internal/api/filesystem/filesystemconnect  internal/api/firebreak/v1  internal/api/firebreak/v1/firebreakv1connect  internal/answer  internal/api/reflection  internal/memfs  internal/driver/wasm/meter
+1  internal/driver  internal/policy  internal/lifecycle  internal/pool  internal/idle  internal/reach  internal/signature  internal/api  internal/api/process  internal/api/process/processconnect  internal/api/filesystem  internal/api/filesystem/filesystemconnect  internal/api/firebreak/v1  internal/api/firebreak/v1/firebreakv1connect  internal/answer  internal/api/reflection  internal/memfs  internal/driver/wasm/meter  internal/driver/v8/script
 0  .
 `
 

@@ -12,21 +12,19 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/firebreak-dev/firebreak/internal/driver/v8/script"
 	"github.com/firebreak-dev/firebreak/internal/memfs"
 )
 
-// Limits of what a program is made of.
-const (
-	maxModules = 500
-	maxCode    = 8 << 20 // bytes of all modules, and of what is evaluated at once
-)
+// maxModules bounds what a program is made of.
+const maxModules = 500
 
 // gathering collects the modules of a program: what its first file names, what that names, and so on. It follows no
 // names but of the sandbox's own files.
 type gathering struct {
 	files   *memfs.FS
 	plain   func(ctx context.Context, source string) (string, error) // makes JavaScript of TypeScript
-	modules map[string]*module                                       // by their paths, without links
+	modules map[string]*script.Module                                // by their paths, without links
 	queue   []string                                                 // of which it is not known what they name
 	size    int
 }
@@ -76,7 +74,7 @@ func (g *gathering) readsInput() bool {
 // follow adds what a module names. What is not there is the business of the code that needs it.
 func (g *gathering) follow(ctx context.Context, name string) error {
 	m := g.modules[name]
-	for _, spec := range m.named {
+	for _, spec := range m.Named {
 		found, ok := g.resolve(name, m.Kind == "cjs", spec)
 		if !ok {
 			continue
@@ -104,27 +102,27 @@ func (g *gathering) add(ctx context.Context, name, source string) error {
 	if len(g.modules) >= maxModules {
 		return &codeError{"Unsupported", fmt.Sprintf("the program has more than %d modules", maxModules)}
 	}
-	var m *module
+	var m *script.Module
 	switch ext := path.Ext(name); {
 	case ext == ".json":
-		m = &module{Kind: "json", Code: source}
+		m = &script.Module{Kind: "json", Code: source}
 	case isTypeScript(name):
 		code, err := g.plain(ctx, source)
 		bad := new(codeError)
 		switch {
 		case errors.As(err, &bad) && len(g.modules) > 0:
-			m = &module{Kind: "error", Name: bad.name, Text: bad.text}
+			m = &script.Module{Kind: "error", Name: bad.name, Text: bad.text}
 		case err != nil:
 			return err
 		default:
-			m = newModule(name, code)
+			m = script.NewModule(name, code)
 		}
 	case len(g.modules) > 0 && ext != "" && !slices.Contains([]string{".js", ".mjs", ".cjs"}, ext):
-		m = &module{Kind: "error", Code: "ERR_UNKNOWN_FILE_EXTENSION", Text: fmt.Sprintf("Unknown file extension %q", ext)}
+		m = &script.Module{Kind: "error", Code: "ERR_UNKNOWN_FILE_EXTENSION", Text: fmt.Sprintf("Unknown file extension %q", ext)}
 	default:
-		m = newModule(name, source)
+		m = script.NewModule(name, source)
 	}
-	if g.size += len(m.Code); g.size > maxCode {
+	if g.size += len(m.Code); g.size > script.MaxCode {
 		return tooLarge()
 	}
 	g.modules[name] = m
@@ -133,7 +131,7 @@ func (g *gathering) add(ctx context.Context, name, source string) error {
 }
 
 func tooLarge() error {
-	return &codeError{"Unsupported", fmt.Sprintf("the program has more than %d MiB", maxCode>>20)}
+	return &codeError{"Unsupported", fmt.Sprintf("the program has more than %d MiB", script.MaxCode>>20)}
 }
 
 // read reads a file, no more of it than there is room for.
@@ -143,8 +141,8 @@ func (g *gathering) read(name string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, int64(maxCode-g.size+1)))
-	if err == nil && len(text) > maxCode-g.size {
+	text, err := io.ReadAll(io.LimitReader(f, int64(script.MaxCode-g.size+1)))
+	if err == nil && len(text) > script.MaxCode-g.size {
 		err = tooLarge()
 	}
 	return string(text), err

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/firebreak-dev/firebreak/internal/driver/v8/script"
 	"github.com/firebreak-dev/firebreak/internal/memfs"
 )
 
@@ -33,7 +34,7 @@ func gathered(t *testing.T, main string, files map[string]string) (string, error
 		}
 	}
 	same := func(_ context.Context, source string) (string, error) { return source, nil }
-	g := &gathering{files: f, plain: same, modules: map[string]*module{}}
+	g := &gathering{files: f, plain: same, modules: map[string]*script.Module{}}
 	first, err := g.start(t.Context(), main, nil)
 	return first + ": " + strings.Join(slices.Sorted(maps.Keys(g.modules)), " "), err
 }

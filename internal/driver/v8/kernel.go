@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/firebreak-dev/firebreak/internal/agent/code"
+	"github.com/firebreak-dev/firebreak/internal/driver/v8/script"
 )
 
 const (
@@ -27,44 +28,9 @@ type request struct {
 	Argv    []string          `json:"argv,omitempty"`
 	Program bool              `json:"program"`
 
-	Modules map[string]*module `json:"modules,omitempty"` // a program's, by their paths
-	Main    string             `json:"main,omitempty"`
-	Input   *[]byte            `json:"input,omitempty"` // all of its standard input, if it may look at it
-}
-
-// frame is what comes of a run. User code can write one, so everything is checked.
-type frame struct {
-	Type string `json:"type"` // print, result, error, exit, ran, done
-
-	Stream string `json:"stream"` // print: stdout or stderr
-	Text   string `json:"text"`
-
-	Main  bool                       `json:"main"` // result
-	Forms map[string]json.RawMessage `json:"forms"`
-
-	Name      string `json:"name"` // error
-	Value     string `json:"value"`
-	Traceback string `json:"traceback"`
-
-	Status int `json:"status"` // exit
-}
-
-func parseFrame(line []byte) (frame, error) {
-	var f frame
-	d := json.NewDecoder(bytes.NewReader(line))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&f); err != nil {
-		return f, err
-	}
-	switch f.Type {
-	case "result", "error", "exit", "ran", "done":
-		return f, nil
-	case "print":
-		if f.Stream == "stdout" || f.Stream == "stderr" {
-			return f, nil
-		}
-	}
-	return f, fmt.Errorf("a frame of type %q", f.Type)
+	Modules map[string]*script.Module `json:"modules,omitempty"` // a program's, by their paths
+	Main    string                    `json:"main,omitempty"`
+	Input   *[]byte                   `json:"input,omitempty"` // all of its standard input, if it may look at it
 }
 
 // kernel is an isolate that keeps its state from one run to the next.
@@ -194,10 +160,10 @@ func (k *kernel) cell(ctx context.Context, text string, typeScript bool, env map
 				return request{}, err
 			}
 		}
-		s := prepare(text)
-		return request{Code: s.code + "\n//# sourceURL=cell", Boxed: s.boxed, Env: orEmpty(env)}, nil
+		s := script.Prepare(text)
+		return request{Code: s.Code + "\n//# sourceURL=cell", Boxed: s.Boxed, Env: orEmpty(env)}, nil
 	}
-	return k.run(ctx, prepared, func(f frame) {
+	return k.run(ctx, prepared, func(f script.Frame) {
 		switch f.Type {
 		case "print":
 			out.Print(f.Stream, f.Text)
@@ -214,7 +180,7 @@ func (k *kernel) cell(ctx context.Context, text string, typeScript bool, env map
 }
 
 // run has the isolate evaluate what is prepared with the help of its process, and reports whether the kernel lives on.
-func (k *kernel) run(ctx context.Context, prepared func(context.Context, *proc) (request, error), take func(frame)) bool {
+func (k *kernel) run(ctx context.Context, prepared func(context.Context, *proc) (request, error), take func(script.Frame)) bool {
 	if err := k.Ready(ctx); err != nil {
 		return ctx.Err() != nil
 	}
@@ -227,7 +193,7 @@ func (k *kernel) run(ctx context.Context, prepared func(context.Context, *proc) 
 	defer cancel()
 	r, err := prepared(within, k.proc)
 	if bad := new(codeError); errors.As(err, &bad) {
-		take(frame{Type: "error", Name: bad.name, Value: bad.text})
+		take(script.Frame{Type: "error", Name: bad.name, Value: bad.text})
 		return !k.lost(0)
 	}
 	if err == nil {
@@ -256,7 +222,7 @@ func (k *kernel) run(ctx context.Context, prepared func(context.Context, *proc) 
 	case ctx.Err() != nil:
 		return true // interrupted
 	case errors.Is(err, errUnfinished):
-		take(frame{Type: "error", Name: "Unfinished", Value: "the code waits for what can never come: nothing in its isolate is left that could go on"})
+		take(script.Frame{Type: "error", Name: "Unfinished", Value: "the code waits for what can never come: nothing in its isolate is left that could go on"})
 		return true
 	}
 	k.Kill(err.Error())
@@ -309,7 +275,7 @@ var (
 )
 
 // exchange makes the request and takes what comes of it. It closes begun when the answer begins.
-func (k *kernel) exchange(ctx context.Context, r request, begun chan<- struct{}, take func(frame)) error {
+func (k *kernel) exchange(ctx context.Context, r request, begun chan<- struct{}, take func(script.Frame)) error {
 	body, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -334,7 +300,7 @@ func (k *kernel) exchange(ctx context.Context, r request, begun chan<- struct{},
 		if total += len(lines.Bytes()); total > maxOutput {
 			return fmt.Errorf("one run told more than %d MiB", maxOutput>>20)
 		}
-		f, err := parseFrame(lines.Bytes())
+		f, err := script.ParseFrame(lines.Bytes())
 		if err != nil {
 			return fmt.Errorf("%w: %w", errHostile, err)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/firebreak-dev/firebreak/internal/agent/code"
 	"github.com/firebreak-dev/firebreak/internal/agent/program"
+	"github.com/firebreak-dev/firebreak/internal/driver/v8/script"
 )
 
 // interpreters is the place where the code of one sandbox runs.
@@ -69,7 +70,7 @@ func (w *withEnv) Run(ctx context.Context, text string, env map[string]string, o
 		set := func(context.Context, *proc) (request, error) {
 			return request{Code: "undefined", Env: orEmpty(w.env), Program: true}, nil
 		}
-		if !w.run(ctx, set, func(frame) {}) {
+		if !w.run(ctx, set, func(script.Frame) {}) {
 			return false
 		}
 		w.set = ctx.Err() == nil
@@ -119,15 +120,15 @@ func input(ctx context.Context, stdin io.Reader) (*[]byte, error) {
 	}
 	read := make(chan all, 1)
 	go func() { // ends with the program, at the latest
-		data, err := io.ReadAll(io.LimitReader(stdin, maxCode+1))
+		data, err := io.ReadAll(io.LimitReader(stdin, script.MaxCode+1))
 		read <- all{data, err}
 	}()
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case r := <-read:
-		if len(r.data) > maxCode {
-			return nil, &codeError{"Unsupported", fmt.Sprintf("%s takes no more than %d MiB of standard input", placeName, maxCode>>20)}
+		if len(r.data) > script.MaxCode {
+			return nil, &codeError{"Unsupported", fmt.Sprintf("%s takes no more than %d MiB of standard input", placeName, script.MaxCode>>20)}
 		}
 		return &r.data, r.err
 	}
@@ -145,7 +146,7 @@ func (b *box) script(ctx context.Context, c program.Call, name string, text *str
 	defer k.Kill("its program has ended")
 	prepared := func(ctx context.Context, p *proc) (request, error) {
 		plain := func(ctx context.Context, source string) (string, error) { return p.plain(ctx, source, false) }
-		g := &gathering{files: b.files, plain: plain, modules: map[string]*module{}}
+		g := &gathering{files: b.files, plain: plain, modules: map[string]*script.Module{}}
 		main, err := g.start(ctx, name, text)
 		if e := new(fs.PathError); errors.As(err, &e) {
 			err = &codeError{"Error", err.Error()}
@@ -157,7 +158,7 @@ func (b *box) script(ctx context.Context, c program.Call, name string, text *str
 		return r, err
 	}
 	status := 0
-	lives := k.run(ctx, prepared, func(f frame) {
+	lives := k.run(ctx, prepared, func(f script.Frame) {
 		switch f.Type {
 		case "print":
 			out := c.Stdout

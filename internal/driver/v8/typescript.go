@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
+
+	"github.com/firebreak-dev/firebreak/internal/driver/v8/script"
 )
 
 // Limits of the package of Sucrase, which is much smaller.
@@ -118,12 +120,12 @@ func (p *proc) plain(ctx context.Context, source string, keep bool) (string, err
 		return "", err
 	}
 	defer res.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(res.Body, maxCode+1))
+	text, err := io.ReadAll(io.LimitReader(res.Body, script.MaxCode+1))
 	if err != nil {
 		return "", err
 	}
-	if len(text) > maxCode {
-		return "", &codeError{"SyntaxError", fmt.Sprintf("its JavaScript has more than %d MiB", maxCode>>20)}
+	if len(text) > script.MaxCode {
+		return "", &codeError{"SyntaxError", fmt.Sprintf("its JavaScript has more than %d MiB", script.MaxCode>>20)}
 	}
 	var answer struct{ Code, Error string }
 	if res.StatusCode != http.StatusOK {

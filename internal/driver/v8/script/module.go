@@ -1,4 +1,4 @@
-package v8
+package script
 
 import (
 	"fmt"
@@ -12,8 +12,8 @@ import (
 	"github.com/tdewolff/parse/v2/js"
 )
 
-// module is a file of a program, as modules.js takes it.
-type module struct {
+// Module is a file of a program, as modules.js takes it.
+type Module struct {
 	Kind string            `json:"kind"`           // esm, cjs, json or error
 	Code string            `json:"code"`           // error: as Node has it
 	Name string            `json:"name,omitempty"` // error
@@ -22,15 +22,15 @@ type module struct {
 
 	// Of ES modules.
 	Deps    []string   `json:"deps,omitempty"` // what its import statements name, in their order
-	Imports []imported `json:"imports,omitempty"`
+	Imports []Imported `json:"imports,omitempty"`
 	Stars   []int      `json:"stars,omitempty"` // numbers of those of which it exports all
 	Async   bool       `json:"async,omitempty"` // await stands at its top
 
-	named []string // by import statements, import() and require
+	Named []string `json:"-"` // by import statements, import() and require
 }
 
-// imported is what a module imports: a name of another, or with none all of it.
-type imported struct {
+// Imported is what a module imports: a name of another, or with none all of it.
+type Imported struct {
 	Of   int    `json:"of"` // its number
 	Name string `json:"name"`
 }
@@ -51,8 +51,8 @@ var looksES = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`(?m)^\s*(?:import\b[^(.]|export\b)`)
 })
 
-// newModule makes a module of the JavaScript of a file.
-func newModule(name, code string) *module {
+// NewModule makes a module of the JavaScript of a file.
+func NewModule(name, code string) *Module {
 	if line, ok := strings.CutPrefix(code, "#!"); ok {
 		code = "//" + line
 	}
@@ -66,18 +66,18 @@ func newModule(name, code string) *module {
 	if err != nil {
 		if isES || looksES().MatchString(code) {
 			text, _, _ := strings.Cut(err.Error(), "\n")
-			return &module{Kind: "error", Name: "SyntaxError", Text: text}
+			return &Module{Kind: "error", Name: "SyntaxError", Text: text}
 		}
 		return commonJS(code) // for V8 to say what is wrong with it
 	}
-	m := &module{Async: awaits(ast)}
+	m := &Module{Async: awaits(ast)}
 	w := &linking{m: m}
 	for _, stmt := range ast.List {
 		w.statement(stmt)
 	}
 	js.Walk(w, ast)
-	if len(m.named) > maxNamed || len(m.Imports) > maxImported {
-		return &module{Kind: "error", Text: fmt.Sprintf("more than %d modules, or %d names of theirs, are imported", maxNamed, maxImported)}
+	if len(m.Named) > maxNamed || len(m.Imports) > maxImported {
+		return &Module{Kind: "error", Text: fmt.Sprintf("more than %d modules, or %d names of theirs, are imported", maxNamed, maxImported)}
 	}
 	common := slices.Contains([]string{".cjs", ".cts"}, path.Ext(name))
 	if !isES && (common || !w.isES && !m.Async) {
@@ -85,7 +85,7 @@ func newModule(name, code string) *module {
 			code = text(ast)
 		}
 		c := commonJS(code)
-		c.named = m.named
+		c.Named = m.Named
 		return c
 	}
 	m.Kind = "esm"
@@ -94,14 +94,14 @@ func newModule(name, code string) *module {
 }
 
 // commonJS puts code, whose lines stay where they are, into the function that Node puts it into.
-func commonJS(code string) *module {
-	return &module{Kind: "cjs", Code: "(function (exports, require, module, __filename, __dirname, $import) {" + code + "\n})"}
+func commonJS(code string) *Module {
+	return &Module{Kind: "cjs", Code: "(function (exports, require, module, __filename, __dirname, $import) {" + code + "\n})"}
 }
 
 // linking finds what a module imports and exports, and makes the generator of it that modules.js runs: what it imports
 // is a getter of $of, asked each time that it is used.
 type linking struct {
-	m       *module
+	m       *Module
 	isES    bool
 	dynamic bool               // it has import()
 	names   map[string]string  // what is imported, and what is written for it
@@ -115,10 +115,10 @@ func (w *linking) dep(literal []byte) int {
 	if !ok {
 		spec = string(literal)
 	}
-	if i := slices.Index(w.m.Deps, spec); i >= 0 || len(w.m.named) > maxNamed {
+	if i := slices.Index(w.m.Deps, spec); i >= 0 || len(w.m.Named) > maxNamed {
 		return max(i, 0)
 	}
-	w.m.Deps, w.m.named = append(w.m.Deps, spec), append(w.m.named, spec)
+	w.m.Deps, w.m.Named = append(w.m.Deps, spec), append(w.m.Named, spec)
 	return len(w.m.Deps) - 1
 }
 
@@ -170,7 +170,7 @@ func (w *linking) member(of int, name []byte) string {
 		text = plain
 	}
 	if len(w.m.Imports) <= maxImported {
-		w.m.Imports = append(w.m.Imports, imported{of, text})
+		w.m.Imports = append(w.m.Imports, Imported{of, text})
 	}
 	return fmt.Sprintf("(0,$of[%d])", len(w.m.Imports)-1)
 }
@@ -228,8 +228,8 @@ func (w *linking) call(n *js.CallExpr) {
 	if !ok || arg.TokenType != js.StringToken {
 		return
 	}
-	if spec, ok := unquote(arg.Data); ok && len(w.m.named) <= maxNamed {
-		w.m.named = append(w.m.named, spec)
+	if spec, ok := unquote(arg.Data); ok && len(w.m.Named) <= maxNamed {
+		w.m.Named = append(w.m.Named, spec)
 	}
 }
 

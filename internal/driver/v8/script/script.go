@@ -1,4 +1,6 @@
-package v8
+// Package script makes JavaScript ready for the isolates of the driver v8, and reads what they tell. It is given the code
+// of strangers and what that says, and takes both for hostile.
+package script
 
 import (
 	"fmt"
@@ -8,22 +10,25 @@ import (
 	"github.com/tdewolff/parse/v2/js"
 )
 
-// script is code made ready for an isolate's eval, which keeps only what var and function declare.
-type script struct {
-	code  string
-	boxed bool // it is a promise of [value]
+// MaxCode bounds what is evaluated at once, a program with all of its modules, in bytes.
+const MaxCode = 8 << 20
+
+// Script is code made ready for an isolate's eval, which keeps only what var and function declare.
+type Script struct {
+	Code  string
+	Boxed bool // it is a promise of [value]
 }
 
-// prepare makes code ready, so that what it declares at its top is there in the next run, whose last expression is its
+// Prepare makes code ready, so that what it declares at its top is there in the next run, whose last expression is its
 // value, and in which await and import may stand at the top. Code that is not JavaScript is left as it is, for V8 to
 // say what is wrong with it; the parser refuses what is nested too deep, and so cannot be made to overflow.
-func prepare(code string) script {
-	if len(code) > maxCode {
-		return script{code: code}
+func Prepare(code string) Script {
+	if len(code) > MaxCode {
+		return Script{Code: code}
 	}
 	ast, err := parseCode(code)
 	if err != nil {
-		return script{code: code}
+		return Script{Code: code}
 	}
 	r := rewriter{async: waits(ast)}
 	for i, stmt := range ast.List {
@@ -84,11 +89,11 @@ type rewriter struct {
 	body  strings.Builder
 }
 
-func (r *rewriter) script() script {
+func (r *rewriter) script() Script {
 	if !r.async {
-		return script{code: r.outer.String() + r.body.String()}
+		return Script{Code: r.outer.String() + r.body.String()}
 	}
-	return script{code: r.outer.String() + "(async () => {\n" + r.body.String() + "\nreturn [undefined]\n})()", boxed: true}
+	return Script{Code: r.outer.String() + "(async () => {\n" + r.body.String() + "\nreturn [undefined]\n})()", Boxed: true}
 }
 
 func (r *rewriter) statement(stmt js.IStmt, last bool) {

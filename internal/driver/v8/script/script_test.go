@@ -1,4 +1,4 @@
-package v8
+package script
 
 import (
 	"fmt"
@@ -33,9 +33,9 @@ func TestPrepare(t *testing.T) {
 		"export {a}":                    async("", ""),
 		"for await (const x of y) z(x)": async("", "for await (const x of y) {\nz(x);\n}\n"),
 	} {
-		got := prepare(code)
-		if got.code != want || got.boxed != strings.Contains(want, "return [undefined]") {
-			t.Errorf("%s:\n%s\nwant\n%s", code, got.code, want)
+		got := Prepare(code)
+		if got.Code != want || got.Boxed != strings.Contains(want, "return [undefined]") {
+			t.Errorf("%s:\n%s\nwant\n%s", code, got.Code, want)
 		}
 	}
 }
@@ -44,8 +44,8 @@ func TestPrepare(t *testing.T) {
 func TestPrepareDeep(t *testing.T) {
 	for _, part := range []string{"!", "a=>", "x=", "if(a)", "a?", "new ", "await ", "a,", "a**", "-", "a:", "a+", ".b", "`${", "for(;;)", "else ", "async ", "a||", "({", "[", "function f(){", "class A{x="} {
 		code := "a" + strings.Repeat(part, 1_000_000/len(part))
-		if got := prepare(code); got.code != code {
-			t.Errorf("%q was made %.100q", part, got.code)
+		if got := Prepare(code); got.Code != code {
+			t.Errorf("%q was made %.100q", part, got.Code)
 		}
 	}
 }
@@ -53,8 +53,8 @@ func TestPrepareDeep(t *testing.T) {
 // TestPrepareIsNotLonger: lines in many blocks stay as long as they are.
 func TestPrepareIsNotLonger(t *testing.T) {
 	code := strings.Repeat("{", 900) + strings.Repeat("a\n", 500_000) + strings.Repeat("}", 900)
-	if got := prepare(code); len(got.code) > 2*len(code) || got.code == code {
-		t.Errorf("%d bytes were made %d", len(code), len(got.code))
+	if got := Prepare(code); len(got.Code) > 2*len(code) || got.Code == code {
+		t.Errorf("%d bytes were made %d", len(code), len(got.Code))
 	}
 }
 
@@ -71,13 +71,13 @@ func TestNewModule(t *testing.T) {
 		"let x = ;":                  "cjs [] []",
 		"#!/usr/bin/node\nexport {}": "esm [] []",
 	} {
-		m := newModule("/x.js", code)
-		if got := fmt.Sprintf("%s %v %v", m.Kind, m.named, m.Imports); got != want {
+		m := NewModule("/x.js", code)
+		if got := fmt.Sprintf("%s %v %v", m.Kind, m.Named, m.Imports); got != want {
 			t.Errorf("%s: %s, want %s", code, got, want)
 		}
 	}
 	shadow := "import { a, b } from 'm'; export const o = { a, b: 1 }; function f (a) { return a + b }"
-	if got := newModule("/x.js", shadow).Code; !strings.Contains(got, "{a: (0,$of[0]), b: 1}") || !strings.Contains(got, "return a + (0,$of[1])") {
+	if got := NewModule("/x.js", shadow).Code; !strings.Contains(got, "{a: (0,$of[0]), b: 1}") || !strings.Contains(got, "return a + (0,$of[1])") {
 		t.Error(got)
 	}
 }
@@ -85,14 +85,14 @@ func TestNewModule(t *testing.T) {
 // TestNewModuleIsBounded: however long names are and however many, what becomes of a module is not much longer.
 func TestNewModuleIsBounded(t *testing.T) {
 	long := "import { " + strings.Repeat("n", 1<<20) + " as a } from 'm';" + strings.Repeat("a;", 1<<20)
-	if got := newModule("/x.js", long); got.Kind != "esm" || len(got.Code) > 16<<20 {
+	if got := NewModule("/x.js", long); got.Kind != "esm" || len(got.Code) > 16<<20 {
 		t.Errorf("%s of %d bytes", got.Kind, len(got.Code))
 	}
 	var many strings.Builder
 	for i := range 200_000 {
 		fmt.Fprintf(&many, "import 'm%d';", i)
 	}
-	if got := newModule("/x.js", many.String()); got.Kind != "error" || !strings.Contains(got.Text, "more than 2000 modules") {
+	if got := NewModule("/x.js", many.String()); got.Kind != "error" || !strings.Contains(got.Text, "more than 2000 modules") {
 		t.Errorf("%+v", got.Kind)
 	}
 }
@@ -102,7 +102,7 @@ func FuzzNewModule(f *testing.F) {
 		f.Add(code)
 	}
 	f.Fuzz(func(t *testing.T, code string) {
-		if m := newModule("/x.js", code); len(m.Code) > 100*len(code)+1000 {
+		if m := NewModule("/x.js", code); len(m.Code) > 100*len(code)+1000 {
 			t.Errorf("%d bytes became %d", len(code), len(m.Code))
 		}
 	})
@@ -112,14 +112,14 @@ func FuzzPrepare(f *testing.F) {
 	for _, code := range []string{"let {a = 1, ...b} = c", "class A extends B {}", "import x, * as y from 'z'", "label: for await (const [a] of b) {}", "export default class {}", "`${a}`"} {
 		f.Add(code)
 	}
-	f.Fuzz(func(_ *testing.T, code string) { prepare(code) })
+	f.Fuzz(func(_ *testing.T, code string) { Prepare(code) })
 }
 
 func FuzzParseFrame(f *testing.F) {
 	f.Add([]byte(`{"type":"print","stream":"stdout","text":"x"}`))
 	f.Add([]byte(`{"type":"result","main":true,"forms":{"text":"x"}}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
-		if frame, err := parseFrame(line); err == nil && frame.Type == "print" && frame.Stream != "stdout" && frame.Stream != "stderr" {
+		if frame, err := ParseFrame(line); err == nil && frame.Type == "print" && frame.Stream != "stdout" && frame.Stream != "stderr" {
 			t.Errorf("%q was taken", line)
 		}
 	})

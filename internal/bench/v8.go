@@ -173,7 +173,7 @@ func workerdMemory() (sum int64) {
 
 // rawWorkerd measures the same program with the same scripts on the host, without a wall and without us.
 func (b *bench) rawWorkerd(ctx context.Context) (took sample, err error) {
-	found, err := filepath.Glob(filepath.Join(b.dir, "v8", "container", "engine-*", "engine"))
+	found, err := filepath.Glob(filepath.Join(b.dir, "v8", "container", ".engine-*", "engine"))
 	if err != nil || len(found) == 0 {
 		return nil, fmt.Errorf("the driver has made no engine: %w", err)
 	}

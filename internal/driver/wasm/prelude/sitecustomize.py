@@ -1,9 +1,7 @@
 # What Python begins with, in code contexts and in programs. WASI has no directory to be in, no descriptors that are
 # inherited, no signals, no threads and no sockets.
-import os, signal, sys, threading, time
+import os, sys
 os.set_inheritable = getattr(os, "set_inheritable", lambda fd, inheritable: None)
-signal.signal = getattr(signal, "signal", lambda number, handler: None)
-signal.SIGINT = getattr(signal, "SIGINT", 2)
 os.chdir(os.environ["PWD"])
 sys.path.remove("/dev/prelude")
 os.environ["PYTHONPATH"] = os.environ["PYTHONPATH"].partition(":")[2]
@@ -40,8 +38,15 @@ class _Loader:
         self.mend(module)
 
 
+def _signal(signal):
+    signal.signal = getattr(signal, "signal", lambda number, handler: None)
+    signal.SIGINT = getattr(signal, "SIGINT", 2)
+
+
 def _asyncio(asyncio):
     """Gives asyncio a loop that needs no sockets."""
+    import time
+
     class Selector:
         def get_map(self):
             return {}
@@ -90,4 +95,4 @@ def _subprocess(subprocess):
     subprocess.Popen.__del__ = lambda self: None
 
 
-sys.meta_path.insert(0, _Finder({"asyncio": _asyncio, "socket": _socket, "subprocess": _subprocess}))
+sys.meta_path.insert(0, _Finder({"signal": _signal, "asyncio": _asyncio, "socket": _socket, "subprocess": _subprocess}))

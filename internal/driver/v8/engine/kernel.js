@@ -3,9 +3,6 @@
 // and the host believes nothing of that. What is used after code has run is taken out of its reach here, so that code
 // that changes prototypes by mistake still gets answers.
 import util from 'node:util'
-import fs from 'node:fs'
-import { Buffer } from 'node:buffer'
-import { Readable } from 'node:stream'
 import { load } from 'modules.js'
 import { createRequire } from 'node:module'
 import { abortIsolate } from 'cloudflare:workers'
@@ -19,6 +16,7 @@ const encode = encoder.encode.bind(encoder)
 const { Response, TransformStream, Error, String, Promise, Symbol, queueMicrotask } = globalThis
 const maxText = 1 << 20
 const maxHeld = 64 << 10 // characters of output that wait for more
+const builtin = createRequire('file:///') // loads a module only when it is used, which is not in most isolates
 const forms = {
   'text/plain': 'text', 'text/html': 'html', 'text/markdown': 'markdown', 'image/svg+xml': 'svg', 'image/png': 'png',
   'image/jpeg': 'jpeg', 'application/pdf': 'pdf', 'text/latex': 'latex', 'application/json': 'json',
@@ -93,7 +91,7 @@ function prepare () {
   const err = print('stderr')
   assign(console, { log: out, info: out, debug: out, dir: value => out(inspect(value)), table: out, error: err, warn: err, trace: err })
   const refuse = async () => { throw new TypeError('fetch is refused: a V8 sandbox has no network') }
-  assign(globalThis, { fetch: refuse, require: createRequire('file:///'), display: value => send({ type: 'result', main: false, forms: render(value) }) })
+  assign(globalThis, { fetch: refuse, require: builtin, display: value => send({ type: 'result', main: false, forms: render(value) }) })
   process.exit = status => {
     send({ type: 'exit', status: Number(status ?? 0) & 255 })
     crash(exit)
@@ -142,7 +140,10 @@ function watchCalls () {
 }
 
 // giveInput is the standard input, which was read to its end.
-function giveInput (input) {
+function giveInput (text) {
+  const fs = builtin('node:fs')
+  const { Readable } = builtin('node:stream')
+  let input = builtin('node:buffer').Buffer.from(text, 'base64')
   const stdin = assign(Readable.from(input.length > 0 ? [input] : [], { objectMode: false }), { fd: 0, isTTY: false })
   defineProperty(process, 'stdin', { value: stdin, configurable: true })
   const { readFileSync } = fs
@@ -164,7 +165,7 @@ async function program (request, finish) {
   }
   addEventListener('unhandledrejection', event => crash(event.reason))
   watchCalls()
-  if (request.input !== undefined) giveInput(Buffer.from(request.input, 'base64'))
+  if (request.input !== undefined) giveInput(request.input)
   assign(process.env, request.env)
   process.argv = request.argv
   try {

@@ -147,7 +147,7 @@ func (b *bench) startFor(ctx context.Context, d driver.Driver, id string) (*box,
 	if err != nil {
 		return nil, err
 	}
-	x := &box{spec: spec, guest: guest.New(sb.Dial, "0123456789abcdef")}
+	x := &box{spec: spec, guest: guest.To(sb, "0123456789abcdef")}
 	return x, x.guest.Init(ctx, guest.Config{})
 }
 

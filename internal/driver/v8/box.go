@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"sync"
 
@@ -37,19 +38,19 @@ type box struct {
 	programs *program.Launcher
 	listener *agent.Listener
 	stop     context.CancelFunc
-	served   chan error
 	dead     chan struct{} // closed when it has ended
 
-	mu   sync.Mutex
-	once bool        // guarded by mu: the end has begun
-	exit driver.Exit // guarded by mu until dead is closed
+	mu     sync.Mutex
+	once   bool          // guarded by mu: the end has begun
+	exit   driver.Exit   // guarded by mu until dead is closed
+	served chan struct{} // guarded by mu: closed when the agent serves no streams any more; nil: it never did
 }
 
-var _ driver.Sandbox = (*box)(nil)
+var _ driver.Local = (*box)(nil)
 
 // newBox makes a sandbox in a group, which it leaves at its end.
 func (d *Driver) newBox(spec driver.Spec, g *group) (_ *box, err error) {
-	b := &box{id: spec.ID, group: g, listener: agent.NewListener(), served: make(chan error, 1), dead: make(chan struct{}),
+	b := &box{id: spec.ID, group: g, listener: agent.NewListener(), dead: make(chan struct{}),
 		disk: cmp.Or(spec.Limits.Disk, defaultDisk)}
 	var lower fs.FS
 	if spec.Root.Form == driver.FormScript {
@@ -65,7 +66,7 @@ func (d *Driver) newBox(spec driver.Spec, g *group) (_ *box, err error) {
 			return nil, err
 		}
 	}
-	b.serve(d, spec)
+	b.embed(d, spec)
 	return b, nil
 }
 
@@ -75,8 +76,8 @@ func (b *box) closeRoot() {
 	}
 }
 
-// serve starts the agent.
-func (b *box) serve(d *Driver, spec driver.Spec) {
+// embed makes the agent.
+func (b *box) embed(d *Driver, spec driver.Spec) {
 	ctx, stop := context.WithCancel(context.Background())
 	b.stop = stop
 	log := d.log.With("sandbox", spec.ID)
@@ -86,17 +87,28 @@ func (b *box) serve(d *Driver, spec driver.Spec) {
 		Max: int(cmp.Or(spec.Limits.PIDs, defaultPrograms)), Log: log})
 	b.agent = agent.Embed(agent.Parts{
 		Session: session, Files: system, Programs: b.programs, Code: &interpreters{group: b.group, typeScript: d.cfg.TypeScript, ctx: ctx}, Place: placeName, Protocol: d.protocol(), Log: log,
+		Due: func() { b.end(driver.Exit{Reason: firebreak.EndDeadline, Code: 124, Detail: "its time was up"}) },
 		Usage: func() agent.Usage {
 			held := uint64(b.files.Usage().Bytes)
 			return agent.Usage{CPUs: 1, Memory: held, MemoryLimit: heap << 20, Disk: held, DiskLimit: uint64(b.disk)}
 		},
 	})
+}
+
+// Agent implements driver.Local.
+func (b *box) Agent() (context.Context, http.Handler) { return b.agent.Live(), b.agent }
+
+// listen has the agent serve streams, from the first one on: requests need none.
+func (b *box) listen() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.once || b.served != nil {
+		return
+	}
+	b.served = make(chan struct{})
 	go func() {
-		err := b.agent.Serve(ctx, b.listener)
-		b.served <- err
-		if errors.Is(err, agent.ErrDeadline) {
-			b.end(driver.Exit{Reason: firebreak.EndDeadline, Code: 124, Detail: "its time was up"})
-		}
+		defer close(b.served)
+		_ = b.agent.Serve(b.agent.Live(), b.listener) // until the end, or its time is up, of which Due tells
 	}()
 }
 
@@ -116,14 +128,17 @@ func (b *box) end(exit driver.Exit) {
 	if first {
 		b.once, b.exit = true, exit
 	}
+	served := b.served
 	b.mu.Unlock()
 	if !first {
 		<-b.dead
 		return
 	}
 	b.stop()
-	<-b.served
 	b.agent.Close()
+	if served != nil {
+		<-served
+	}
 	_ = b.listener.Close()
 	b.closeRoot()
 	b.group.leave()
@@ -135,6 +150,7 @@ func (b *box) Dial(ctx context.Context) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	b.listen()
 	conn, err := b.listener.Dial(ctx)
 	if b.ended() || errors.Is(err, net.ErrClosed) {
 		if err == nil {

@@ -188,7 +188,16 @@ export default {
     const writer = writable.getWriter()
     const write = writer.write.bind(writer)
     const close = writer.close.bind(writer)
-    const mine = frame => write(encode(stringify(frame) + '\n')).catch(() => {})
+    let lines = '' // which go out together: each write costs a round of workerd
+    const mine = frame => {
+      if (lines === '') queueMicrotask(pass)
+      lines += stringify(frame) + '\n'
+      if (lines.length > maxHeld) pass()
+    }
+    const pass = () => {
+      if (lines !== '') write(encode(lines)).catch(() => {})
+      lines = ''
+    }
     tell = mine
     const finish = () => {
       if (tell === mine) { // and no later run has begun
@@ -196,6 +205,7 @@ export default {
         tell = () => {}
       }
       mine({ type: 'done' })
+      pass()
       close().catch(() => {})
     }
     if (asked.modules !== undefined) program(asked, finish)

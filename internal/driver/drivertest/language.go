@@ -183,6 +183,7 @@ func checkLanguageProgram(c *C) {
 	}
 	spin := command(c.Language.Spin)
 	spin.started = func(pid uint32) {
+		time.Sleep(time.Second) // in which one that is not endless ends
 		_, err := b.guest.Process().SendSignal(c.ctx, connect.NewRequest(&process.SendSignalRequest{Signal: process.Signal_SIGNAL_SIGKILL,
 			Process: &process.ProcessSelector{Selector: &process.ProcessSelector_Pid{Pid: pid}}}))
 		if err != nil {

@@ -257,14 +257,15 @@ func (p *proc) evict() {
 	}
 	p.mu.Unlock()
 	var oldest *kernel
+	var oldestSince time.Time
 	for _, k := range all {
 		since, idle := k.idle()
 		if idle && time.Since(since) > p.d.cfg.Idle {
 			k.Kill(fmt.Sprintf("it was evicted, since nothing ran in it for %v", p.d.cfg.Idle))
 			continue
 		}
-		if idle && (oldest == nil || since.Before(oldest.used)) {
-			oldest = k
+		if idle && (oldest == nil || since.Before(oldestSince)) {
+			oldest, oldestSince = k, since
 		}
 	}
 	if oldest != nil && len(all) > p.d.cfg.Isolates {

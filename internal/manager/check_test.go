@@ -15,7 +15,12 @@ import (
 
 func TestBadRequests(t *testing.T) {
 	h := newHost(t)
-	m := h.process(t)
+	info, err := h.fake.Probe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	info.Caps &^= driver.CapPause
+	m := h.process(t, func(c *Config) { c.Drivers = drivers{"fake": &posing{Driver: h.fake, info: info}} })
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "s")
 	l, err := net.Listen("unix", socket)

@@ -6,7 +6,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/runsc/cli/maincli"
 
@@ -40,6 +44,7 @@ func be(prepare func() error) {
 	if !awaitGate() {
 		os.Exit(1)
 	}
+	closeStrays()
 	idle.Later(100)
 	// Its log goes nowhere: writing less of it saves time.
 	log.SetLevel(log.Warning)
@@ -50,6 +55,27 @@ func be(prepare func() error) {
 	}
 	maincli.Main()
 	os.Exit(1)
+}
+
+// closeStrays closes what another child of the same parent had open when this one began: package syscall opens the files
+// in which it maps a child's ids so that all that is started in this moment has them, too. Besides being none of a sandbox's
+// business, one may lie where gVisor wants its standard streams.
+func closeStrays() {
+	const dir = "/proc/self/fd"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // they are harmless: the ids are mapped
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd <= 2 {
+			continue
+		}
+		to, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if err == nil && strings.HasPrefix(to, "/proc/") && slices.Contains([]string{"uid_map", "gid_map", "setgroups"}, filepath.Base(to)) {
+			_ = unix.Close(fd)
+		}
+	}
 }
 
 // putRootTogether does what the gofer's request asks for.

@@ -4,11 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/log"
@@ -58,24 +56,11 @@ func be(prepare func() error) {
 }
 
 // closeStrays closes what another child of the same parent had open when this one began: package syscall opens the files
-// in which it maps a child's ids so that all that is started in this moment has them, too. Besides being none of a sandbox's
-// business, one may lie where gVisor wants its standard streams.
+// in which it maps a child's ids so that all that is started in this moment has them, too. In a parent with many
+// descriptors they lie where gVisor wants its standard streams; what it is given itself lies below.
 func closeStrays() {
-	const dir = "/proc/self/fd"
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return // they are harmless: the ids are mapped
-	}
-	for _, e := range entries {
-		fd, err := strconv.Atoi(e.Name())
-		if err != nil || fd <= 2 {
-			continue
-		}
-		to, err := os.Readlink(filepath.Join(dir, e.Name()))
-		if err == nil && strings.HasPrefix(to, "/proc/") && slices.Contains([]string{"uid_map", "gid_map", "setgroups"}, filepath.Base(to)) {
-			_ = unix.Close(fd)
-		}
-	}
+	const streams = 253
+	_ = unix.CloseRange(streams, math.MaxInt32, 0) // if it cannot, gVisor says what is in its way
 }
 
 // putRootTogether does what the gofer's request asks for.

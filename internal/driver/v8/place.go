@@ -144,16 +144,16 @@ func (b *box) script(ctx context.Context, c program.Call, name string, text *str
 	k := newKernel()
 	k.begin(ctx, b.group)
 	defer k.Kill("its program has ended")
-	prepared := func(ctx context.Context, p *proc) (request, error) {
+	prepared := func(within context.Context, p *proc) (request, error) {
 		plain := func(ctx context.Context, source string) (string, error) { return p.plain(ctx, source, false) }
 		g := &gathering{files: b.files, plain: plain, modules: map[string]*script.Module{}}
-		main, err := g.start(ctx, name, text)
+		main, err := g.start(within, name, text)
 		if e := new(fs.PathError); errors.As(err, &e) {
 			err = &codeError{"Error", err.Error()}
 		}
 		r := request{Modules: g.modules, Main: main, Env: orEmpty(c.Env), Argv: append([]string{"node"}, args...), Program: true}
 		if err == nil && g.readsInput() {
-			r.Input, err = input(ctx, c.Stdin)
+			r.Input, err = input(ctx, c.Stdin) // who is ended while it waits for more has nothing in workerd
 		}
 		return r, err
 	}

@@ -122,6 +122,35 @@ func TestProgramEnds(t *testing.T) {
 	s.program("!Unfinished", "m.mjs", "await new Promise(() => {})")
 }
 
+// TestWaiting: a program's end is told at once only if nothing in it could still go on.
+func TestWaiting(t *testing.T) {
+	s := newPlace(t, "", nil).sandbox(nil)
+	for _, text := range []string{
+		"crypto.subtle.digest('SHA-256', new Uint8Array(9)).then(d => console.log(d.byteLength === 32))",
+		"globalThis['cry' + 'pto'].subtle.digest('SHA-1', new Uint8Array(9)).then(() => console.log(true))",
+		"(function () { return this })().scheduler.wait(5).then(() => console.log(true))",
+		"new Function('return scheduler')().wait(5).then(() => console.log(true))",
+		"eval('set' + 'Timeout')(() => console.log(true), 5)",
+		"setImmediate(() => setImmediate(() => console.log(true)))",
+		"new Response('true').text().then(console.log)",
+		"new Response(new Blob(['x']).stream().pipeThrough(new CompressionStream('gzip')).pipeThrough(new DecompressionStream('gzip'))).text().then(x => console.log(x === 'x'))",
+		"require('node:util').promisify(setTimeout)(5, true).then(console.log)",
+		"require('zlib').gzip('x', () => console.log(true))",
+		"import('node:timers/promises').then(t => t.setTimeout(5)).then(() => console.log(true))",
+		"process.getBuiltinModule('node:timers/promises').setTimeout(5).then(() => console.log(true))",
+		"AbortSignal.timeout(5).addEventListener('abort', () => console.log(true))",
+		"(async () => { for (let i = 0; i < 5000; i++) await i; process.nextTick(() => queueMicrotask(() => console.log(true))) })()",
+		"let n = 0; const later = () => ++n < 5000 ? Promise.resolve().then(later) : console.log(true); later()",
+		"globalThis.fetch = 1; globalThis.crypto = 2; var caches = 3; console.log(fetch + crypto + caches === 6)",
+		"fetch('http://x').catch(e => setTimeout(() => console.log(e instanceof TypeError), 5))",
+		"const { setTimeout } = globalThis; setTimeout(console.log, 5, true)",
+	} {
+		s.program("true\n", "m.js", text)
+	}
+	s.program("a\nb\n", "m.mjs", "console.log('a'); await new Promise(r => setTimeout(r, 5)); console.log('b')")
+	s.program(strings.Repeat("x", 200_000)+"\n", "m.js", "console.log('x'.repeat(200000))")
+}
+
 // TestInput: the standard input is read to its end before a program starts that may look at it.
 func TestInput(t *testing.T) {
 	s := newPlace(t, "", nil).sandbox(nil)

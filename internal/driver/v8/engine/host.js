@@ -2,6 +2,7 @@
 // at. It has nothing that an isolate could want: no network, no files, no secrets, and nothing it holds is given to them.
 import kernel from 'kernel.js'
 import modules from 'modules.js'
+import waiting from 'waiting.js'
 import typescript from 'typescript.js'
 import sucrase from 'typescript.json'
 
@@ -10,7 +11,7 @@ const code = {
   compatibilityFlags: ['allow_insecure_inefficient_logged_eval'],
   allowExperimental: true, // for eval
   mainModule: 'kernel.js',
-  modules: { 'kernel.js': kernel, 'modules.js': modules },
+  modules: { 'kernel.js': kernel, 'modules.js': modules, 'waiting.js': waiting },
   globalOutbound: null,
   env: {}
 }

@@ -4,16 +4,17 @@
 // that changes prototypes by mistake still gets answers.
 import util from 'node:util'
 import { load } from 'modules.js'
+import * as waiting from 'waiting.js'
 import { createRequire } from 'node:module'
 import { abortIsolate } from 'cloudflare:workers'
 
-const { inspect, format } = util
+const { inspect, format, promisify } = util
 const evaluate = globalThis.eval
 const { stringify, parse } = JSON
 const { keys, entries, assign, defineProperty, getOwnPropertyDescriptor } = Object
 const encoder = new TextEncoder()
 const encode = encoder.encode.bind(encoder)
-const { Response, TransformStream, Error, String, Promise, Symbol, queueMicrotask } = globalThis
+const { Response, IdentityTransformStream, Error, String, Promise, Symbol, queueMicrotask, setTimeout, clearTimeout } = globalThis
 const maxText = 1 << 20
 const maxHeld = 64 << 10 // characters of output that wait for more
 const builtin = createRequire('file:///') // loads a module only when it is used, which is not in most isolates
@@ -25,7 +26,7 @@ const forms = {
 const exit = Symbol('exit')
 
 let tell = () => {} // of the present run
-let crash = () => {} // ends a program
+let crash = report // ends a program
 
 // What is printed goes out in few pieces: when the code lets go of the processor, and before all else that is told.
 let held = ''
@@ -82,6 +83,10 @@ function failure (error) {
   }
 }
 
+function report (error) {
+  if (error !== exit) say('stderr', failure(error).traceback + '\n')
+}
+
 function print (stream) {
   return (...values) => say(stream, format(...values) + '\n')
 }
@@ -100,6 +105,29 @@ function prepare () {
   const stream = name => ({ write: text => { say(name, String(text)); return true } })
   defineProperty(process, 'stdout', { value: stream('stdout'), configurable: true })
   defineProperty(process, 'stderr', { value: stream('stderr'), configurable: true })
+  watchCalls()
+  promiseTimers()
+  addEventListener('unhandledrejection', event => crash(event.reason))
+}
+
+// watchCalls has errors in what is called later end the program.
+function watchCalls () {
+  for (const [place, name, soon] of [
+    [globalThis, 'setTimeout'], [globalThis, 'setInterval'], [globalThis, 'setImmediate'], [globalThis, 'queueMicrotask', true], [process, 'nextTick', true]
+  ]) {
+    const later = place[name].bind(place)
+    place[name] = (call, ...rest) => {
+      if (!soon) waiting.waits()
+      if (typeof call !== 'function') return later(call, ...rest)
+      return later((...values) => {
+        try {
+          call(...values)
+        } catch (error) {
+          crash(error)
+        }
+      }, ...rest)
+    }
+  }
 }
 
 async function run (request) {
@@ -123,24 +151,9 @@ async function run (request) {
   }
 }
 
-// watchCalls has errors in what is called later end the program.
-function watchCalls () {
-  for (const [place, name] of [[globalThis, 'setTimeout'], [globalThis, 'setInterval'], [globalThis, 'setImmediate'], [globalThis, 'queueMicrotask'], [process, 'nextTick']]) {
-    const later = place[name].bind(place)
-    place[name] = (call, ...rest) => typeof call !== 'function'
-      ? later(call, ...rest)
-      : later((...values) => {
-        try {
-          call(...values)
-        } catch (error) {
-          crash(error)
-        }
-      }, ...rest)
-  }
-}
-
 // giveInput is the standard input, which was read to its end.
 function giveInput (text) {
+  waiting.waits()
   const fs = builtin('node:fs')
   const { Readable } = builtin('node:stream')
   let input = builtin('node:buffer').Buffer.from(text, 'base64')
@@ -156,15 +169,12 @@ function giveInput (text) {
   }
 }
 
-// program runs a program of modules. When it has run, its timers and promises go on: workerd ends the answer when there are
-// none left. What nobody catches ends it at once.
+// program runs a program of modules. What nobody catches ends it at once.
 async function program (request, finish) {
   crash = error => {
     if (error !== exit) send(failure(error))
     finish()
   }
-  addEventListener('unhandledrejection', event => crash(event.reason))
-  watchCalls()
   if (request.input !== undefined) giveInput(request.input)
   assign(process.env, request.env)
   process.argv = request.argv
@@ -176,40 +186,69 @@ async function program (request, finish) {
   }
 }
 
-export default {
-  async fetch (request) {
-    if (request.url.endsWith('/end')) abortIsolate('ended')
-    if (request.url.endsWith('/new')) {
-      prepare()
-      return new Response(null, { status: 204 })
-    }
-    const asked = parse(await request.text())
-    const { readable, writable } = new TransformStream()
-    const writer = writable.getWriter()
-    const write = writer.write.bind(writer)
-    const close = writer.close.bind(writer)
+// answer runs what is asked for, and is what comes of it: one piece, if it waits for nothing. If a program may still wait
+// when it has run, workerd ends the answer when nothing is left to wait for.
+function answer (asked) {
+  const { readable, writable } = new IdentityTransformStream()
+  const writer = writable.getWriter()
+  const write = writer.write.bind(writer)
+  const close = writer.close.bind(writer)
+  return new Promise(respond => {
     let lines = '' // which go out together: each write costs a round of workerd
+    let streams = false
+    let ran = false
     const mine = frame => {
-      if (lines === '') queueMicrotask(pass)
+      if (lines === '' && streams) queueMicrotask(pass)
       lines += stringify(frame) + '\n'
       if (lines.length > maxHeld) pass()
     }
     const pass = () => {
       if (lines !== '') write(encode(lines)).catch(() => {})
       lines = ''
+      if (!streams) respond(new Response(readable))
+      streams = true
     }
-    tell = mine
     const finish = () => {
+      clearTimeout(waited)
       if (tell === mine) { // and no later run has begun
         flush()
         tell = () => {}
       }
       mine({ type: 'done' })
+      if (!streams) return respond(new Response(lines))
       pass()
       close().catch(() => {})
     }
-    if (asked.modules !== undefined) program(asked, finish)
-    else run(asked).then(finish).catch(() => {})
-    return new Response(readable)
+    const waited = setTimeout(() => (ran && !waiting.mayWait() ? finish : pass)(), 0)
+    tell = mine
+    const running = asked.modules !== undefined ? program(asked, finish) : run(asked).then(finish)
+    running.then(() => { ran = true })
+  })
+}
+
+// promiseTimers has promisify make of timers what it makes of Node's.
+function promiseTimers () {
+  const { setTimeout, setImmediate } = globalThis
+  defineProperty(setTimeout, promisify.custom, { value: (after, value) => new Promise(resolve => setTimeout(resolve, after, value)) })
+  defineProperty(setImmediate, promisify.custom, { value: value => new Promise(resolve => setImmediate(resolve, value)) })
+}
+
+// rehearse does once what all runs do, so that V8 has compiled it before the first one.
+async function rehearse () {
+  await (await answer({ code: '({})', env: {} })).text()
+  const code = '(function () { console.log() })'
+  await (await answer({ modules: { '/': { kind: 'cjs', code } }, main: '/', env: {}, argv: process.argv })).text()
+  failure(new Error(''))
+  crash = report
+}
+
+export default {
+  async fetch (request) {
+    if (request.url.endsWith('/end')) abortIsolate('ended')
+    if (request.url.endsWith('/run')) return answer(parse(await request.text()))
+    prepare()
+    await rehearse()
+    waiting.watch()
+    return new Response(null, { status: 204 })
   }
 }

@@ -2,6 +2,7 @@
 // function: of CommonJS as Node has it, of ES modules a generator. That says first what it exports, and pauses, so that modules
 // which import each other find each other's functions; when it goes on, its code runs.
 import { createRequire } from 'node:module'
+import { needs } from 'waiting.js'
 
 const evaluate = globalThis.eval
 const builtin = createRequire('file:///')
@@ -99,6 +100,7 @@ export function load (modules, main) {
   // outside is a module that does not come with the program.
   function outside (m, spec, by) {
     if (relative.test(spec)) throw fail(Error, 'ERR_MODULE_NOT_FOUND', `Cannot find module '${new URL(spec, 'file://' + m.id).pathname}' ${by}`)
+    needs(spec)
     try {
       return builtin(spec)
     } catch {
@@ -203,7 +205,10 @@ export function load (modules, main) {
     return async spec => {
       spec = String(spec)
       let id = own(m.given.from, spec)
-      if (id === undefined && !relative.test(spec)) return await import(spec)
+      if (id === undefined && !relative.test(spec)) {
+        needs(spec)
+        return await import(spec)
+      }
       if (id === undefined) id = new URL(spec, 'file://' + m.id).pathname
       if (!hasOwn(modules, id)) return outside(m, spec, 'imported from ' + m.id)
       const found = link(id)

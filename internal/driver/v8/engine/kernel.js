@@ -14,7 +14,7 @@ const { stringify, parse } = JSON
 const { keys, entries, assign, defineProperty, getOwnPropertyDescriptor } = Object
 const encoder = new TextEncoder()
 const encode = encoder.encode.bind(encoder)
-const { Response, IdentityTransformStream, Error, String, Promise, Symbol, queueMicrotask, setTimeout, clearTimeout } = globalThis
+const { Response, IdentityTransformStream, Error, String, Promise, Symbol, queueMicrotask } = globalThis
 const maxText = 1 << 20
 const maxHeld = 64 << 10 // characters of output that wait for more
 const builtin = createRequire('file:///') // loads a module only when it is used, which is not in most isolates
@@ -186,6 +186,13 @@ async function program (request, finish) {
   }
 }
 
+// turn waits for workerd's next turn: until all is done that waits for nothing. A timer of no time costs more.
+function turn () {
+  const { readable, writable } = new IdentityTransformStream()
+  writable.close()
+  return readable.getReader().read()
+}
+
 // answer runs what is asked for, and is what comes of it: one piece, if it waits for nothing. If a program may still wait
 // when it has run, workerd ends the answer when nothing is left to wait for.
 function answer (asked) {
@@ -197,6 +204,7 @@ function answer (asked) {
     let lines = '' // which go out together: each write costs a round of workerd
     let streams = false
     let ran = false
+    let over = false
     const mine = frame => {
       if (lines === '' && streams) queueMicrotask(pass)
       lines += stringify(frame) + '\n'
@@ -209,7 +217,7 @@ function answer (asked) {
       streams = true
     }
     const finish = () => {
-      clearTimeout(waited)
+      over = true
       if (tell === mine) { // and no later run has begun
         flush()
         tell = () => {}
@@ -219,10 +227,12 @@ function answer (asked) {
       pass()
       close().catch(() => {})
     }
-    const waited = setTimeout(() => (ran && !waiting.mayWait() ? finish : pass)(), 0)
     tell = mine
     const running = asked.modules !== undefined ? program(asked, finish) : run(asked).then(finish)
     running.then(() => { ran = true })
+    turn().then(() => {
+      if (!over) (ran && !waiting.mayWait() ? finish : pass)()
+    })
   })
 }
 

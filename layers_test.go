@@ -25,7 +25,7 @@ const layers = `
 6  internal/e2b  internal/rpc  internal/mcp  internal/server  internal/cli  client
 5  internal/manager  internal/build
 4  internal/driver/all  internal/dataplane
-3  internal/driver/fake  internal/driver/process  internal/driver/container  internal/driver/gvisor  internal/driver/drivertest  internal/driver/drivertest/inside  internal/driver/wasm  internal/driver/v8
+3  internal/driver/fake  internal/driver/process  internal/driver/container  internal/driver/gvisor  internal/driver/drivertest  internal/driver/drivertest/inside  internal/driver/wasm  internal/driver/v8  internal/driver/embedded
 2  internal/driver/oci  internal/driver/hostproc  internal/guest  internal/host  internal/agent  internal/agent/account  internal/agent/code  internal/agent/files  internal/agent/proc  internal/agent/program  internal/agentbin  internal/image  internal/image/erofs  internal/image/rootfs  internal/store  internal/auth  internal/event  internal/webhook  internal/agent/archive  internal/metrics  internal/trace  internal/config  internal/localca  internal/mcp/install  internal/build/step  internal/driver/wasm/engine  internal/setup
 1  internal/driver  internal/policy  internal/lifecycle  internal/pool  internal/idle  internal/reach  internal/signature  internal/api  internal/api/process  internal/api/process/processconnect  internal/api/filesystem  internal/api/filesystem/filesystemconnect  internal/api/firebreak/v1  internal/api/firebreak/v1/firebreakv1connect  internal/answer  internal/api/reflection  internal/memfs  internal/driver/wasm/meter  internal/driver/v8/script
 0  .
@@ -46,6 +46,8 @@ var sameLayer = map[string][]string{
 	"internal/api/firebreak/v1/firebreakv1connect": {"internal/api/firebreak/v1"},
 	"internal/build":                               {"internal/manager"},
 	"internal/cli":                                 {"client"},
+	"internal/driver/wasm":                         {"internal/driver/embedded"},
+	"internal/driver/v8":                           {"internal/driver/embedded"},
 	"internal/image":                               {"internal/image/erofs", "internal/image/rootfs"},
 	"internal/image/rootfs":                        {"internal/image/erofs"},
 	"internal/policy":                              {"internal/driver"},

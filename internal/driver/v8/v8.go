@@ -305,7 +305,7 @@ func (d *Driver) Open(ctx context.Context, spec driver.Spec) (driver.Sandbox, er
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if b := d.boxes[spec.ID]; b != nil && !b.ended() {
+	if b := d.boxes[spec.ID]; b != nil && !b.Ended() {
 		return b, nil
 	}
 	return nil, fmt.Errorf("sandbox %s: %w", spec.ID, fs.ErrNotExist)
@@ -334,7 +334,7 @@ func (d *Driver) Destroy(ctx context.Context, spec driver.Spec) error {
 	if b == nil {
 		return nil
 	}
-	b.end(driver.Exit{Reason: firebreak.EndDestroyed, Code: -1, Detail: "destroyed"})
+	b.End(driver.Exit{Reason: firebreak.EndDestroyed, Code: -1, Detail: "destroyed"})
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.boxes[spec.ID] == b {

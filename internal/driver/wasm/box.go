@@ -7,13 +7,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
-	"sync"
 
 	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/agent"
@@ -21,6 +18,7 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/agent/files"
 	"github.com/firebreak-dev/firebreak/internal/agent/program"
 	"github.com/firebreak-dev/firebreak/internal/driver"
+	"github.com/firebreak-dev/firebreak/internal/driver/embedded"
 	"github.com/firebreak-dev/firebreak/internal/driver/wasm/engine"
 	"github.com/firebreak-dev/firebreak/internal/memfs"
 )
@@ -37,24 +35,17 @@ const idle = 10 << 10
 
 // box is one sandbox: its world, and the agent that serves it.
 type box struct {
+	*embedded.Sandbox
 	*world
-	id       driver.ID
-	agent    *agent.Agent
-	listener *agent.Listener
-	roots    []*os.Root    // of what is mounted, and of the template
-	dead     chan struct{} // closed when it has ended
-
-	mu     sync.Mutex
-	once   bool          // guarded by mu: the end has begun
-	exit   driver.Exit   // guarded by mu until dead is closed
-	served chan struct{} // guarded by mu: closed when the agent serves no streams any more; nil: it never did
+	id    driver.ID
+	roots []*os.Root // of what is mounted, and of the template
 }
 
 var _ driver.Local = (*box)(nil)
 
 // newBox makes a sandbox; the module is its to release.
 func newBox(spec driver.Spec, opts options, m *engine.Module, h *host) (_ *box, err error) {
-	b := &box{id: spec.ID, listener: agent.NewListener(), dead: make(chan struct{})}
+	b := &box{id: spec.ID}
 	defer func() {
 		if err != nil {
 			b.closeRoots()
@@ -146,97 +137,21 @@ func (b *box) embed(protocol *agent.Protocol, log *slog.Logger) {
 	session := agent.NewSession(account.User{Name: user, UID: uid, GID: uid, Home: home})
 	system := files.Memory{FS: b.files}
 	programs := program.New(program.Config{Session: session, Place: placeName, Find: b.find, Stat: system.Stat, Max: cap(b.slots), Log: log})
-	b.agent = agent.Embed(agent.Parts{
+	b.Sandbox = embedded.New(b.id, agent.Parts{
 		Session: session, Files: system, Programs: programs, Code: &interpreters{world: b.world}, Place: placeName, Protocol: protocol, Log: log,
-		Due: func() { b.end(driver.Exit{Reason: firebreak.EndDeadline, Code: 124, Detail: "its time was up"}) },
 		Usage: func() agent.Usage {
 			return agent.Usage{CPUs: 1, CPU: b.cpu.Time(), Memory: uint64(b.memory.Used() + b.files.Usage().Bytes), MemoryLimit: uint64(b.memory.Max()),
 				Disk: uint64(b.files.Usage().Bytes), DiskLimit: uint64(b.disk)}
 		},
+	}, func() {
+		b.module.Release()
+		b.closeRoots()
 	})
-}
-
-// Agent implements driver.Local.
-func (b *box) Agent() (context.Context, http.Handler) { return b.agent.Live(), b.agent }
-
-// listen has the agent serve streams, from the first one on: requests need none.
-func (b *box) listen() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.once || b.served != nil {
-		return
-	}
-	b.served = make(chan struct{})
-	go func() {
-		defer close(b.served)
-		_ = b.agent.Serve(b.agent.Live(), b.listener) // until the end, or its time is up, of which Due tells
-	}()
-}
-
-func (b *box) ended() bool {
-	select {
-	case <-b.dead:
-		return true
-	default:
-		return false
-	}
-}
-
-// end is the only way out; all callers return when everything has stopped, the first one's exit counts.
-func (b *box) end(exit driver.Exit) {
-	b.mu.Lock()
-	first := !b.once
-	if first {
-		b.once, b.exit = true, exit
-	}
-	served := b.served
-	b.mu.Unlock()
-	if !first {
-		<-b.dead
-		return
-	}
-	b.agent.Close()
-	if served != nil {
-		<-served
-	}
-	_ = b.listener.Close()
-	b.module.Release()
-	b.closeRoots()
-	close(b.dead)
-}
-
-// Dial implements driver.Sandbox.
-func (b *box) Dial(ctx context.Context) (net.Conn, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	b.listen()
-	conn, err := b.listener.Dial(ctx)
-	if b.ended() || errors.Is(err, net.ErrClosed) {
-		if err == nil {
-			_ = conn.Close()
-		}
-		return nil, fmt.Errorf("dial sandbox %s: %w", b.id, fs.ErrNotExist)
-	}
-	return conn, err
-}
-
-// Wait implements driver.Sandbox.
-func (b *box) Wait(ctx context.Context) (driver.Exit, error) {
-	if err := ctx.Err(); err != nil {
-		return driver.Exit{}, err
-	}
-	select {
-	case <-b.dead:
-		return b.exit, nil
-	case <-ctx.Done():
-		return driver.Exit{}, ctx.Err()
-	}
 }
 
 // Usage implements driver.Sandbox: PIDs are the programs that run, and the agent. What the Go runtime spends on a sandbox cannot be told from what it spends on others.
 func (b *box) Usage(ctx context.Context) (driver.Usage, error) {
-	if b.ended() {
+	if b.Ended() {
 		return driver.Usage{}, fmt.Errorf("usage of sandbox %s: %w", b.id, fs.ErrNotExist)
 	}
 	held := b.files.Usage().Bytes + idle

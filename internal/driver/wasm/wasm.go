@@ -174,7 +174,7 @@ func (d *Driver) Open(ctx context.Context, spec driver.Spec) (driver.Sandbox, er
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if b := d.boxes[spec.ID]; b != nil && !b.ended() {
+	if b := d.boxes[spec.ID]; b != nil && !b.Ended() {
 		return b, nil
 	}
 	return nil, fmt.Errorf("sandbox %s: %w", spec.ID, fs.ErrNotExist)
@@ -203,7 +203,7 @@ func (d *Driver) Destroy(ctx context.Context, spec driver.Spec) error {
 	if b == nil {
 		return nil
 	}
-	b.end(driver.Exit{Reason: firebreak.EndDestroyed, Code: -1, Detail: "destroyed"})
+	b.End(driver.Exit{Reason: firebreak.EndDestroyed, Code: -1, Detail: "destroyed"})
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.boxes[spec.ID] == b {
@@ -226,7 +226,7 @@ func (d *Driver) make(ctx context.Context, spec driver.Spec, opts options) (*box
 	}
 	if d.mute {
 		<-ctx.Done()
-		b.end(driver.Exit{Reason: firebreak.EndDestroyed, Code: -1})
+		b.End(driver.Exit{Reason: firebreak.EndDestroyed, Code: -1})
 		return nil, ctx.Err()
 	}
 	return b, nil

@@ -39,8 +39,9 @@ type kernel struct {
 	gone  chan struct{}
 
 	mu     sync.Mutex
-	proc   *proc  // nil before ready
-	name   string // of the isolate
+	proc   *proc   // nil before ready
+	name   string  // of the isolate
+	first  *posted // the request for its first run; nil: there is none, or no more
 	used   time.Time
 	busy   bool
 	reason string // why it ended
@@ -59,9 +60,9 @@ func (k *kernel) begin(ctx context.Context, g *group) {
 	if err == nil {
 		err = p.add(k)
 	}
-	var name string
+	var made spare
 	if err == nil {
-		name, err = p.isolate(ctx)
+		made, err = p.isolate(ctx)
 	}
 	if err != nil {
 		k.lose("no isolate could be made: " + err.Error())
@@ -71,12 +72,13 @@ func (k *kernel) begin(ctx context.Context, g *group) {
 		return
 	}
 	k.mu.Lock()
-	k.proc, k.name = p, name
+	k.proc, k.name, k.first = p, made.name, made.first
 	ended := k.reason != ""
 	k.mu.Unlock()
 	if ended {
 		p.remove(k)
-		p.drop(name)
+		k.takeFirst().close()
+		p.drop(made.name)
 	}
 }
 
@@ -117,8 +119,18 @@ func (k *kernel) Kill(reason string) {
 	k.mu.Unlock()
 	if p != nil {
 		p.remove(k)
+		k.takeFirst().close()
 		p.drop(name)
 	}
+}
+
+// takeFirst returns the request for the first run, once.
+func (k *kernel) takeFirst() *posted {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	first := k.first
+	k.first = nil
+	return first
 }
 
 // lose marks the kernel as gone, and reports whether it was not.
@@ -280,11 +292,7 @@ func (k *kernel) exchange(ctx context.Context, r request, begun chan<- struct{},
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://v8/"+k.name+"/run", bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	res, err := k.proc.client.Do(req)
+	res, err := k.send(ctx, body)
 	if err != nil {
 		return err
 	}
@@ -317,4 +325,16 @@ func (k *kernel) exchange(ctx context.Context, r request, begun chan<- struct{},
 		return nil // and nothing is left that could go on
 	}
 	return errors.Join(errUnfinished, ctx.Err())
+}
+
+// send sends the request, whose beginning may be on its way since long.
+func (k *kernel) send(ctx context.Context, body []byte) (*http.Response, error) {
+	if first := k.takeFirst(); first != nil {
+		return first.finish(ctx, body)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://v8/"+k.name+"/run", bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	return k.proc.client.Do(req)
 }

@@ -30,7 +30,7 @@ const (
 	bootLimit    = time.Minute      // until workerd answers
 	endLimit     = 30 * time.Second // for what must be undone
 	beat         = 2 * time.Second  // how often it is looked whether workerd answers
-	spares       = 2                // isolates that are made ahead
+	ahead        = 2                // isolates that are made before they are needed
 	fillAfter    = 30 * time.Millisecond
 	maxSaid      = 4 << 10 // bytes of what workerd said that are repeated
 	lockName     = "lock"
@@ -56,7 +56,7 @@ type proc struct {
 	work    sync.WaitGroup
 	names   atomic.Int64
 	running atomic.Int64 // runs
-	spares  chan string
+	spares  chan spare
 	filling atomic.Bool
 
 	mu      sync.Mutex
@@ -79,7 +79,7 @@ func (d *Driver) boot(ctx context.Context, memory int64) (_ *proc, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &proc{d: d, inner: inner, typeScript: sucrase != "", kernels: map[*kernel]struct{}{}, spares: make(chan string, spares), dead: make(chan struct{}), cleared: make(chan struct{})}
+	p := &proc{d: d, inner: inner, typeScript: sucrase != "", kernels: map[*kernel]struct{}{}, spares: make(chan spare, ahead), dead: make(chan struct{}), cleared: make(chan struct{})}
 	id := driver.ID("v8" + strings.ToLower(rand.Text()[:16]))
 	p.spec = driver.Spec{ID: id, Root: root, Dir: filepath.Join(d.cfg.StateDir, processesDir, string(id))}
 	p.log = d.log.With("process", id)
@@ -273,15 +273,24 @@ func (p *proc) evict() {
 	}
 }
 
+// spare is an isolate that nothing has run in, and the request for its first run, if that is on its way.
+type spare struct {
+	name  string
+	first *posted
+}
+
 // isolate returns a fresh isolate, one made ahead if there is one.
-func (p *proc) isolate(ctx context.Context) (string, error) {
+func (p *proc) isolate(ctx context.Context) (spare, error) {
 	defer p.fill()
 	select {
-	case name := <-p.spares:
-		return name, nil
+	case s, ok := <-p.spares:
+		if ok {
+			return s, nil
+		}
 	default:
-		return p.make(ctx)
 	}
+	name, err := p.make(ctx)
+	return spare{name: name}, err
 }
 
 func (p *proc) make(ctx context.Context) (string, error) {
@@ -312,10 +321,11 @@ func (p *proc) fill() {
 			if err != nil {
 				return // who needs an isolate finds out
 			}
-			select {
-			case p.spares <- name:
-			default:
+			first, err := p.post(p.ctx, name)
+			if err != nil {
+				return
 			}
+			p.spares <- spare{name, first} // nobody else fills it
 		}
 	})
 }
@@ -370,6 +380,10 @@ func (p *proc) end(reason string) {
 func (p *proc) clear() {
 	defer close(p.cleared)
 	p.work.Wait()
+	close(p.spares)
+	for s := range p.spares {
+		s.first.close()
+	}
 	if p.client != nil {
 		p.client.CloseIdleConnections()
 	}

@@ -130,6 +130,8 @@ func TestWaiting(t *testing.T) {
 		"globalThis['cry' + 'pto'].subtle.digest('SHA-1', new Uint8Array(9)).then(() => console.log(true))",
 		"(function () { return this })().scheduler.wait(5).then(() => console.log(true))",
 		"new Function('return scheduler')().wait(5).then(() => console.log(true))",
+		"new Function('return import(\"node:timers/promises\")')().then(t => t.setTimeout(5)).then(() => console.log(true))",
+		"(async () => {}).constructor('return import(\"node:timers/promises\")')().then(t => t.setTimeout(5)).then(() => console.log(true))",
 		"eval('set' + 'Timeout')(() => console.log(true), 5)",
 		"setImmediate(() => setImmediate(() => console.log(true)))",
 		"new Response('true').text().then(console.log)",

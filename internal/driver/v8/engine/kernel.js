@@ -11,7 +11,7 @@ import { abortIsolate } from 'cloudflare:workers'
 const { inspect, format, promisify } = util
 const evaluate = globalThis.eval
 const { stringify, parse } = JSON
-const { keys, entries, assign, defineProperty, getOwnPropertyDescriptor } = Object
+const { keys, values, entries, assign, defineProperty, getOwnPropertyDescriptor } = Object
 const encoder = new TextEncoder()
 const encode = encoder.encode.bind(encoder)
 const { Response, IdentityTransformStream, Error, String, Promise, Symbol, queueMicrotask } = globalThis
@@ -24,6 +24,7 @@ const forms = {
   'application/javascript': 'javascript'
 }
 const exit = Symbol('exit')
+const makesCode = /\bFunction\b|[.[]\s*['"`]?constructor\b/ // which may have an import() that nobody sees
 
 let tell = () => {} // of the present run
 let crash = report // ends a program
@@ -176,6 +177,7 @@ async function program (request, finish) {
     finish()
   }
   if (request.input !== undefined) giveInput(request.input)
+  if (values(request.modules).some(module => makesCode.test(module.code))) waiting.waits()
   assign(process.env, request.env)
   process.argv = request.argv
   try {

@@ -72,12 +72,15 @@ func (k *kernel) begin(ctx context.Context, g *group) {
 		return
 	}
 	k.mu.Lock()
-	k.proc, k.name, k.first = p, made.name, made.first
+	k.proc, k.name = p, made.name
 	ended := k.reason != ""
+	if !ended {
+		k.first = made.first
+	}
 	k.mu.Unlock()
 	if ended {
+		made.first.close()
 		p.remove(k)
-		k.takeFirst().close()
 		p.drop(made.name)
 	}
 }
@@ -119,18 +122,8 @@ func (k *kernel) Kill(reason string) {
 	k.mu.Unlock()
 	if p != nil {
 		p.remove(k)
-		k.takeFirst().close()
 		p.drop(name)
 	}
-}
-
-// takeFirst returns the request for the first run, once.
-func (k *kernel) takeFirst() *posted {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	first := k.first
-	k.first = nil
-	return first
 }
 
 // lose marks the kernel as gone, and reports whether it was not.
@@ -142,6 +135,8 @@ func (k *kernel) lose(reason string) bool {
 	}
 	k.reason = reason
 	close(k.gone)
+	k.first.close()
+	k.first = nil
 	return true
 }
 
@@ -329,7 +324,11 @@ func (k *kernel) exchange(ctx context.Context, r request, begun chan<- struct{},
 
 // send sends the request, whose beginning may be on its way since long.
 func (k *kernel) send(ctx context.Context, body []byte) (*http.Response, error) {
-	if first := k.takeFirst(); first != nil {
+	k.mu.Lock()
+	first := k.first
+	k.first = nil
+	k.mu.Unlock()
+	if first != nil {
 		return first.finish(ctx, body)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://v8/"+k.name+"/run", bytes.NewReader(body))

@@ -212,6 +212,11 @@ func TestCode(t *testing.T) {
 		if r := s.run("for (let i = 0; i < 100000; i++) console.log(i); console.error('end')"); r.failed != "" || len(r.stdout) != 588890 || r.stderr != "end\n" {
 			t.Errorf("many lines: %d bytes, %q, %s %s", len(r.stdout), r.stderr, r.failed, r.value)
 		}
+		for _, text := range []string{"setTimeout(() => { throw new RangeError('nobody') }, 1)", "Promise.reject(new RangeError('nobody')); undefined", "queueMicrotask(() => { throw new RangeError('nobody') })"} {
+			if r := s.run(text + "; await new Promise(r => setTimeout(r, 20)); 1"); r.failed != "" || !strings.HasPrefix(r.stderr, "RangeError: nobody\n") || strings.Contains(r.stderr, "kernel.js") || r.text != "1" {
+				t.Errorf("%s: %+v", text, r)
+			}
+		}
 		if r := s.run("1 +"); r.failed != "SyntaxError" {
 			t.Errorf("%+v", r)
 		}

@@ -77,7 +77,7 @@ function render (value) {
 function failure (error) {
   const isError = error instanceof Error
   let text = isError ? String(error.stack ?? error) : 'Uncaught ' + inspect(error)
-  text = text.split('\n').filter(line => !/^ +at (?:.* \(|async )?(?:(?:kernel|modules)\.js:\d|node-internal:)/.test(line)).join('\n')
+  text = text.split('\n').filter(line => !/^ +at (?:.* \(|async )?(?:(?:kernel|modules|waiting)\.js:\d|node-internal:)/.test(line)).join('\n')
   return {
     type: 'error', name: String(isError ? error.name : typeof error), traceback: cut(text),
     value: cut(isError ? String(error.message) : inspect(error))

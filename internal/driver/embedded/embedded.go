@@ -40,6 +40,9 @@ func New(id driver.ID, parts agent.Parts, clear func()) *Sandbox {
 	return s
 }
 
+// ID is the sandbox's own.
+func (s *Sandbox) ID() driver.ID { return s.id }
+
 // Agent implements driver.Local. The context is done when the sandbox begins to end.
 func (s *Sandbox) Agent() (context.Context, http.Handler) { return s.agent.Live(), s.agent }
 

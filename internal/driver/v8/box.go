@@ -26,7 +26,6 @@ const (
 // box is one sandbox: its files, and the agent that serves it. Its code runs in the group's process.
 type box struct {
 	*embedded.Sandbox
-	id       driver.ID
 	group    *group
 	root     *os.Root // the template; nil: none
 	files    *memfs.FS
@@ -38,7 +37,7 @@ var _ driver.Local = (*box)(nil)
 
 // newBox makes a sandbox in a group, which it leaves at its end.
 func (d *Driver) newBox(spec driver.Spec, g *group) (_ *box, err error) {
-	b := &box{id: spec.ID, group: g, disk: cmp.Or(spec.Limits.Disk, defaultDisk)}
+	b := &box{group: g, disk: cmp.Or(spec.Limits.Disk, defaultDisk)}
 	var lower fs.FS
 	if spec.Root.Form == driver.FormScript {
 		if b.root, err = os.OpenRoot(spec.Root.Path); err != nil {
@@ -71,7 +70,7 @@ func (b *box) embed(d *Driver, spec driver.Spec) {
 	b.programs = program.New(program.Config{Session: session, Place: placeName, Find: b.find, Stat: system.Stat,
 		Max: int(cmp.Or(spec.Limits.PIDs, defaultPrograms)), Log: log})
 	code := &interpreters{group: b.group, typeScript: d.cfg.TypeScript}
-	b.Sandbox = embedded.New(b.id, agent.Parts{
+	b.Sandbox = embedded.New(spec.ID, agent.Parts{
 		Session: session, Files: system, Programs: b.programs, Code: code, Place: placeName, Protocol: d.protocol(), Log: log,
 		Usage: func() agent.Usage {
 			held := uint64(b.files.Usage().Bytes)
@@ -88,7 +87,7 @@ func (b *box) embed(d *Driver, spec driver.Spec) {
 // its isolates take cannot be told from what others take in the same process.
 func (b *box) Usage(ctx context.Context) (driver.Usage, error) {
 	if b.Ended() {
-		return driver.Usage{}, fmt.Errorf("usage of sandbox %s: %w", b.id, fs.ErrNotExist)
+		return driver.Usage{}, fmt.Errorf("usage of sandbox %s: %w", b.ID(), fs.ErrNotExist)
 	}
 	return driver.Usage{Memory: b.files.Usage().Bytes, PIDs: int64(b.programs.Live()) + 1}, ctx.Err()
 }

@@ -136,7 +136,7 @@ func (p *proc) begin(ctx context.Context) error {
 		Transport: &http.Transport{
 			DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return p.guest.DialPort(ctx, port) },
 			DisableCompression:     true,
-			MaxResponseHeaderBytes: 64 << 10,
+			MaxResponseHeaderBytes: maxHeader,
 			MaxIdleConnsPerHost:    16,
 			IdleConnTimeout:        time.Minute,
 		},
@@ -323,6 +323,7 @@ func (p *proc) fill() {
 			}
 			first, err := p.post(p.ctx, name)
 			if err != nil {
+				p.drop(name)
 				return
 			}
 			p.spares <- spare{name, first} // nobody else fills it

@@ -37,7 +37,6 @@ const idle = 10 << 10
 type box struct {
 	*embedded.Sandbox
 	*world
-	id    driver.ID
 	roots []*os.Root // of what is mounted, and of the template
 }
 
@@ -45,7 +44,7 @@ var _ driver.Local = (*box)(nil)
 
 // newBox makes a sandbox; the module is its to release.
 func newBox(spec driver.Spec, opts options, m *engine.Module, h *host) (_ *box, err error) {
-	b := &box{id: spec.ID}
+	b := &box{}
 	defer func() {
 		if err != nil {
 			b.closeRoots()
@@ -68,7 +67,7 @@ func newBox(spec driver.Spec, opts options, m *engine.Module, h *host) (_ *box, 
 			return nil, err
 		}
 	}
-	b.embed(h.protocol(), h.cfg.Log.With("sandbox", spec.ID))
+	b.embed(spec.ID, h.protocol(), h.cfg.Log.With("sandbox", spec.ID))
 	return b, nil
 }
 
@@ -133,11 +132,11 @@ func (b *box) closeRoots() {
 }
 
 // embed makes the agent.
-func (b *box) embed(protocol *agent.Protocol, log *slog.Logger) {
+func (b *box) embed(id driver.ID, protocol *agent.Protocol, log *slog.Logger) {
 	session := agent.NewSession(account.User{Name: user, UID: uid, GID: uid, Home: home})
 	system := files.Memory{FS: b.files}
 	programs := program.New(program.Config{Session: session, Place: placeName, Find: b.find, Stat: system.Stat, Max: cap(b.slots), Log: log})
-	b.Sandbox = embedded.New(b.id, agent.Parts{
+	b.Sandbox = embedded.New(id, agent.Parts{
 		Session: session, Files: system, Programs: programs, Code: &interpreters{world: b.world}, Place: placeName, Protocol: protocol, Log: log,
 		Usage: func() agent.Usage {
 			return agent.Usage{CPUs: 1, CPU: b.cpu.Time(), Memory: uint64(b.memory.Used() + b.files.Usage().Bytes), MemoryLimit: uint64(b.memory.Max()),
@@ -152,7 +151,7 @@ func (b *box) embed(protocol *agent.Protocol, log *slog.Logger) {
 // Usage implements driver.Sandbox: PIDs are the programs that run, and the agent. What the Go runtime spends on a sandbox cannot be told from what it spends on others.
 func (b *box) Usage(ctx context.Context) (driver.Usage, error) {
 	if b.Ended() {
-		return driver.Usage{}, fmt.Errorf("usage of sandbox %s: %w", b.id, fs.ErrNotExist)
+		return driver.Usage{}, fmt.Errorf("usage of sandbox %s: %w", b.ID(), fs.ErrNotExist)
 	}
 	held := b.files.Usage().Bytes + idle
 	return driver.Usage{CPU: b.cpu.Time(), Memory: b.memory.Used() + held, MemoryPeak: b.memory.Peak() + held,

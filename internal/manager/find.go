@@ -227,6 +227,14 @@ func (m *Manager) Guest(ctx context.Context, ref string) (*guest.Guest, error) {
 	if err != nil {
 		return nil, err
 	}
+	if b := m.box(rec.ID); b != nil {
+		// One that is being paused is frozen before its record says so.
+		if err := b.take(ctx); err != nil {
+			return nil, err
+		}
+		b.leave()
+		rec = b.record()
+	}
 	if rec.State == firebreak.StatePaused && rec.AutoResume {
 		if rec, _, err = m.Resume(ctx, string(rec.ID), 0); err != nil {
 			return nil, err

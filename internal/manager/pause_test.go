@@ -103,9 +103,10 @@ func TestPauseAtTheDeadline(t *testing.T) {
 	h := newHost(t)
 	m := h.process(t)
 	ctx := operator(t.Context())
+	const life = 300 * time.Millisecond // for what is to be seen before it is up
 	until := func(m *Manager, id driver.ID, want firebreak.State) store.Record {
 		t.Helper()
-		for {
+		for begun := time.Now(); time.Since(begun) < time.Minute; time.Sleep(5 * time.Millisecond) {
 			rec, err := m.cfg.Store.Find(ctx, everybody(), string(id))
 			if err != nil {
 				t.Fatal(err)
@@ -113,26 +114,79 @@ func TestPauseAtTheDeadline(t *testing.T) {
 			if rec.State == want {
 				return rec
 			}
-			time.Sleep(5 * time.Millisecond)
 		}
+		t.Fatalf("it is not %s", want)
+		return store.Record{}
 	}
-	rec := mustCreate(t, m, Request{Timeout: 50 * time.Millisecond, OnTimeout: firebreak.TimeoutPause, AutoResume: true, Detached: true})
+	rec := mustCreate(t, m, Request{Timeout: life, OnTimeout: firebreak.TimeoutPause, AutoResume: true, Detached: true})
 	until(m, rec.ID, firebreak.StatePaused)
 	if _, err := m.Guest(ctx, string(rec.ID)); err != nil {
 		t.Fatal(err)
 	}
-	if got := until(m, rec.ID, firebreak.StateRunning); got.Timeout != 50*time.Millisecond {
+	if got := until(m, rec.ID, firebreak.StateRunning); got.Timeout != life {
 		t.Errorf("resumed with a timeout of %s", got.Timeout)
 	}
 	if err := m.Close(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(60 * time.Millisecond)
+	time.Sleep(life)
 	next := h.process(t, func(c *Config) { c.Adopt = true })
 	if got := until(next, rec.ID, firebreak.StatePaused); got.Owner != next.owner.name {
 		t.Errorf("it was not taken over: %+v", got)
 	}
 	h.holds(t, rec.ID)
+}
+
+// halfPaused makes sandboxes that say when they are frozen, and then wait before their pause goes on.
+type halfPaused struct {
+	driver.Driver
+	frozen, on chan struct{}
+}
+
+type halfPausedBox struct {
+	driver.Sandbox
+	d halfPaused
+}
+
+func (d halfPaused) Create(ctx context.Context, spec driver.Spec) (driver.Sandbox, error) {
+	sb, err := d.Driver.Create(ctx, spec)
+	return halfPausedBox{sb, d}, err
+}
+
+func (b halfPausedBox) Pause(ctx context.Context) error {
+	err := b.Sandbox.(driver.Pauser).Pause(ctx)
+	b.d.frozen <- struct{}{}
+	<-b.d.on
+	return err
+}
+
+func (b halfPausedBox) Resume(ctx context.Context) error {
+	return b.Sandbox.(driver.Pauser).Resume(ctx)
+}
+
+// Who reaches for a sandbox while it is being paused does not get one that will never answer.
+func TestTrafficDuringAPause(t *testing.T) {
+	for _, wakes := range []bool{true, false} {
+		h := newHost(t)
+		d := halfPaused{h.fake, make(chan struct{}), make(chan struct{})}
+		m := h.process(t, func(c *Config) { c.Drivers = drivers{"fake": d} })
+		ctx := operator(t.Context())
+		rec := mustCreate(t, m, Request{Timeout: time.Hour, OnTimeout: firebreak.TimeoutPause, AutoResume: wakes})
+		paused, reached := make(chan error, 1), make(chan error, 1)
+		go func() { paused <- second(m.Pause(ctx, string(rec.ID))) }()
+		<-d.frozen
+		go func() { reached <- second(m.Guest(ctx, string(rec.ID))) }()
+		time.Sleep(50 * time.Millisecond)
+		early := len(reached)
+		d.on <- struct{}{}
+		if err := <-paused; err != nil || early != 0 {
+			t.Fatalf("reached while it was frozen: %d times; %v", early, err)
+		}
+		err := <-reached
+		if wakes && (err != nil || frozen(t, m, rec.ID)) || !wakes && firebreak.KindOf(err) != firebreak.KindState {
+			t.Errorf("woken by traffic: %v; %v", wakes, err)
+		}
+	}
 }
 
 // A process that dies between freezing and writing it down, or the other way round, leaves a record that holds.

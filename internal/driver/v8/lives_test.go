@@ -97,7 +97,7 @@ func TestDeath(t *testing.T) {
 	newPlace(t, "container", nil) // or it cannot be tried here
 	state := t.TempDir()
 	child := exec.Command(os.Args[0], "-test.run=^TestDeath$", "-test.v")
-	child.Env = append(os.Environ(), deadVariable+"="+state)
+	child.Env = append(os.Environ(), deadVariable+"="+state, "TMPDIR="+t.TempDir())
 	out, err := child.StdoutPipe()
 	if err == nil {
 		err = child.Start()

@@ -248,8 +248,9 @@ function promiseTimers () {
 // rehearse does once what all runs do, so that V8 has compiled it before the first one.
 async function rehearse () {
   await (await answer({ code: '({})', env: {} })).text()
-  const code = '(function () { console.log() })'
-  await (await answer({ modules: { '/': { kind: 'cjs', code } }, main: '/', env: {}, argv: process.argv })).text()
+  const code = '(function () { console.log(0, "", { a: [0] }) })'
+  await (await answer({ modules: { '/': { kind: 'cjs', code } }, main: '/', env: { REHEARSED: '' }, argv: process.argv })).text()
+  delete process.env.REHEARSED
   failure(new Error(''))
   crash = report
 }

@@ -175,11 +175,14 @@ func (s *service) ready(context.Context) error {
 // recover waits until what an earlier server left is looked after, and says so.
 func (s *service) recover(ctx context.Context) {
 	all, err := s.parts.sandboxes.List(operator(ctx))
-	if err != nil {
-		if ctx.Err() == nil {
-			s.log.Error("the sandboxes of earlier servers cannot be listed", "err", err)
+	for err != nil {
+		s.log.Error("the sandboxes of earlier servers cannot be listed; it is tried again", "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(listAgain):
 		}
-		return
+		all, err = s.parts.sandboxes.List(operator(ctx))
 	}
 	s.recovered.Store(true)
 	s.say("sandboxes taken over: %d", len(living(all)))
@@ -187,6 +190,9 @@ func (s *service) recover(ctx context.Context) {
 		s.log.Warn(err.Error())
 	}
 }
+
+// listAgain is the pause before a list that failed is asked for again.
+const listAgain = 5 * time.Second
 
 func living(all []store.Record) []store.Record {
 	var alive []store.Record

@@ -99,6 +99,7 @@ type Engine struct {
 	work   sync.WaitGroup
 	tokens tokens
 	tidy   sync.Mutex // held while layers and uploads are thrown away
+	places sync.Mutex // held from the look for a place in the queue until it is taken
 
 	worth        time.Duration // see worthKeeping
 	readyPause   time.Duration

@@ -394,6 +394,33 @@ func TestQueue(t *testing.T) {
 	}
 }
 
+func TestQueueIsNotOverrun(t *testing.T) {
+	l := newLab(t, "gvisor", func(c *Config) { c.Parallel, c.Queue = 1, 1 })
+	l.small()
+	ctx := as(t, "acme")
+	slow := Spec{FromTemplate: "small", Steps: runs("sleep 1000")}
+	l.begin(ctx, "first", slow)
+	const many = 40
+	errs := make(chan error, many)
+	for i := range many {
+		tpl, b, err := l.Request(ctx, Request{Name: fmt.Sprintf("next%d", i)})
+		must(t, err)
+		defer func() { must(t, l.Delete(ctx, tpl.ID)) }()
+		go func() { errs <- l.Start(ctx, tpl.ID, b.ID, slow) }()
+	}
+	queued := 0
+	for range many {
+		if err := <-errs; err == nil {
+			queued++
+		} else if !errors.As(err, new(*auth.LimitError)) {
+			t.Error(err)
+		}
+	}
+	if queued != 1 {
+		t.Errorf("%d wait where one may", queued)
+	}
+}
+
 // until waits for a line in a build's log.
 func (l *lab) until(ctx context.Context, tpl store.Template, b store.Build, line string) {
 	l.t.Helper()

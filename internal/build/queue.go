@@ -78,6 +78,8 @@ func (e *Engine) Start(ctx context.Context, template, id string, spec Spec) erro
 	if err != nil {
 		return err
 	}
+	e.places.Lock()
+	defer e.places.Unlock()
 	if err := e.mayQueue(b.Tenant); err != nil {
 		return err
 	}

@@ -222,9 +222,10 @@ func askWorkerd(ctx context.Context, name string) error {
 }
 
 func isolatesTable(w io.Writer, m *isolates) {
-	fmt.Fprintf(w, "\n## V8\n\n| what | p50 ms | p99 ms | budget | kept |\n|---|---|---|---|---|\n")
+	fmt.Fprintf(w, "\n## V8\n\n| what | p50 ms | p99 ms | beside workerd | budget | kept |\n|---|---|---|---|---|---|\n")
 	row := func(what string, s sample, budget, kept string) {
-		fmt.Fprintf(w, "| %s | %s | %s | %s | %s |\n", what, milliseconds(s.median()), milliseconds(s.quantile(0.99)), budget, kept)
+		fmt.Fprintf(w, "| %s | %s | %s | %.2f × | %s | %s |\n", what, milliseconds(s.median()), milliseconds(s.quantile(0.99)),
+			float64(s.median())/float64(m.raw.median()), budget, kept)
 	}
 	row("workerd alone, without a wall: an isolate made, and 1 + 1 in it", m.raw, "", "")
 	for _, one := range m.walls {

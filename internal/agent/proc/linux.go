@@ -98,7 +98,11 @@ func (l *Linux) Prepare(u account.User, req *processv1.StartRequest) (Launch, er
 	if err != nil {
 		return nil, err
 	}
-	return func(fds []int, started func(pid int), ended func(unix.WaitStatus)) error {
+	return func(io *Stdio, started func(pid int), ended func(unix.WaitStatus)) error {
+		fds, err := io.Descriptors()
+		if err != nil {
+			return err
+		}
 		defer closeAll(fds)
 		// Of a terminal, descriptor 0 becomes the controlling one.
 		return l.fork(u, prep, &syscall.SysProcAttr{Setsid: true, Setctty: req.GetPty() != nil}, fds, started, ended)

@@ -51,20 +51,29 @@ func newOutput(limit int, budget *Budget) *Output {
 }
 
 // Write appends to a stream. It blocks while that would lose bytes that a present reader has yet to read.
-func (o *Output) Write(s Stream, p []byte) {
+func (o *Output) Write(s Stream, p []byte) { o.write(s, p, nil) }
+
+// write is Write until done is closed, and returns how many bytes it took.
+func (o *Output) write(s Stream, p []byte, done <-chan struct{}) (n int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	r := &o.rings[s]
-	for len(p) > 0 {
-		room := r.reserve(len(p), o.unread(s))
+	for n < len(p) {
+		select {
+		case <-done:
+			return n
+		default:
+		}
+		room := r.reserve(len(p)-n, o.unread(s))
 		if room == 0 {
-			o.wait()
+			o.wait(done)
 			continue
 		}
-		r.write(p[:room])
-		p = p[room:]
+		r.write(p[n : n+room])
+		n += room
 		o.wake()
 	}
+	return n
 }
 
 // unread is the first byte of s that must stay: the slowest reader's next one, or nothing at all. o.mu is held.
@@ -79,12 +88,15 @@ func (o *Output) unread(s Stream) uint64 {
 	return first
 }
 
-// wait sleeps until a reader has read or left. o.mu is held, but not meanwhile.
-func (o *Output) wait() {
+// wait sleeps until a reader has read or left, or done is closed. o.mu is held, but not meanwhile.
+func (o *Output) wait(done <-chan struct{}) {
 	space := o.space
 	o.blocked++
 	o.mu.Unlock()
-	<-space
+	select {
+	case <-space:
+	case <-done:
+	}
 	o.mu.Lock()
 	o.blocked--
 }

@@ -49,9 +49,9 @@ type Launcher interface {
 	Wait(ctx context.Context) error
 }
 
-// Launch starts what was prepared, once. The descriptors are to be its 0, 1 and 2, and are Launch's to close. Started is
-// called with the new pid before it can end, ended once when it has.
-type Launch func(fds []int, started func(pid int), ended func(unix.WaitStatus)) error
+// Launch starts what was prepared, once. Started is called with the new pid before it can end, ended once when it has and
+// writes no more.
+type Launch func(io *Stdio, started func(pid int), ended func(unix.WaitStatus)) error
 
 // Manager knows all processes that were started through it.
 type Manager struct {

@@ -40,20 +40,9 @@ type Process struct {
 func (p *Process) isMain() bool { return p.tag != nil && *p.tag == tagMain }
 
 // start starts the process. On error nothing is left.
-func (p *Process) start(launch Launch, req *processv1.StartRequest) (err error) {
-	var theirs []int // the child's ends, by its descriptor
-	if req.GetPty() != nil {
-		theirs, err = p.openTerminal(req.GetPty().GetSize())
-	} else {
-		theirs, err = p.openPipes(req.Stdin == nil || req.GetStdin())
-	}
-	if err != nil {
-		closeAll(theirs)
-		p.close()
-		return connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("open input and output: %w", err))
-	}
+func (p *Process) start(launch Launch, req *processv1.StartRequest) error {
 	p.born = time.Now()
-	err = launch(theirs, func(pid int) {
+	err := launch(&Stdio{p, req}, func(pid int) {
 		p.pid = pid
 		p.manager.add(p) // before it can end
 	}, func(status unix.WaitStatus) {
@@ -66,94 +55,8 @@ func (p *Process) start(launch Launch, req *processv1.StartRequest) (err error) 
 	return err
 }
 
-// openPipes returns the child's descriptors 0, 1 and 2. Only our ends are non-blocking: programs do not expect it.
-func (p *Process) openPipes(stdin bool) (theirs []int, err error) {
-	theirs = []int{-1, -1, -1}
-	if stdin {
-		theirs[0], p.stdin, err = openPipe(0)
-	} else {
-		theirs[0], err = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	}
-	for s := Stdout; s <= Stderr && err == nil; s++ {
-		theirs[s+1], p.files[s], err = openPipe(1)
-	}
-	return theirs, err
-}
-
-// openPipe makes a pipe of which the child gets the end called theirs: 0 to read from, 1 to write to.
-func openPipe(theirs int) (int, *os.File, error) {
-	var ends [2]int
-	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
-		return -1, nil, err
-	}
-	ours := ends[1-theirs]
-	if err := unix.SetNonblock(ours, true); err != nil {
-		closeAll(ends[:])
-		return -1, nil, err
-	}
-	return ends[theirs], os.NewFile(uintptr(ours), "pipe"), nil
-}
-
-// openTerminal returns the child's descriptors 0, 1 and 2, which are one terminal of the user's own.
-func (p *Process) openTerminal(size *processv1.PTY_Size) ([]int, error) {
-	master, theirs, err := pty.Open()
-	if err != nil {
-		return nil, err
-	}
-	defer master.Close() //nolint:errcheck // its duplicate is what we use
-	defer theirs.Close() //nolint:errcheck // duplicates go to the child
-	if err := theirs.Chown(int(p.user.UID), -1); err != nil && p.manager.Session.Switches() {
-		p.manager.Log.Debug("give the terminal to its user", "user", p.user.Name, "error", err)
-	}
-	if size != nil {
-		if err := pty.Setsize(master, winsize(size)); err != nil {
-			return nil, err
-		}
-	}
-	ours, err := unblocked(master)
-	if err != nil {
-		return nil, err
-	}
-	p.files[PTY], p.stdin = ours, ours
-	var fds []int
-	for range 3 {
-		fd, err := unix.FcntlInt(theirs.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-		if err != nil {
-			closeAll(fds)
-			return nil, err
-		}
-		fds = append(fds, fd)
-	}
-	if err := unix.SetNonblock(fds[0], false); err != nil {
-		closeAll(fds)
-		return nil, err
-	}
-	return fds, nil
-}
-
-// unblocked duplicates f. Package pty has made it blocking, which takes a thread for each read and ignores deadlines.
-func unblocked(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		_ = unix.Close(fd)
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), f.Name()), nil
-}
-
 func winsize(s *processv1.PTY_Size) *pty.Winsize {
 	return &pty.Winsize{Rows: uint16(min(s.GetRows(), 65535)), Cols: uint16(min(s.GetCols(), 65535))}
-}
-
-func closeAll(fds []int) {
-	for _, fd := range fds {
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
-	}
 }
 
 // supervise sees the process to its end: kills it at its deadline, and ends its output when that is complete.

@@ -9,11 +9,9 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"runtime/debug"
 	"strings"
 	"sync"
-	"time"
 
 	"connectrpc.com/connect"
 	"golang.org/x/sys/unix"
@@ -100,8 +98,8 @@ func (l *Launcher) Prepare(u account.User, req *processv1.StartRequest) (proc.La
 	if err != nil {
 		return nil, err
 	}
-	return func(fds []int, started func(int), ended func(unix.WaitStatus)) error {
-		return l.start(run, Call{Args: args, Env: env, Dir: dir}, fds, started, ended)
+	return func(io *proc.Stdio, started func(int), ended func(unix.WaitStatus)) error {
+		return l.start(run, Call{Args: args, Env: env, Dir: dir}, io, started, ended)
 	}, nil
 }
 
@@ -122,52 +120,46 @@ func (l *Launcher) dir(u account.User, config *processv1.ProcessConfig) (string,
 	return "", fmt.Errorf("cwd '%s' is not a directory", dir)
 }
 
-func (l *Launcher) start(run Func, c Call, fds []int, started func(int), ended func(unix.WaitStatus)) error {
-	var files [3]*os.File
-	for i, fd := range fds {
-		_ = unix.SetNonblock(fd, true) // an empty input never blocks
-		files[i] = os.NewFile(uintptr(fd), "pipe")
-	}
-	c.Stdin, c.Stdout, c.Stderr = reader{files[0]}, writer{files[1]}, writer{files[2]}
+func (l *Launcher) start(run Func, c Call, io *proc.Stdio, started func(int), ended func(unix.WaitStatus)) (err error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	l.mu.Lock()
-	if l.Max > 0 && len(l.live) >= l.Max {
-		l.mu.Unlock()
-		cancel(nil)
-		closeAll(files)
-		return connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("%d programs run already, and no more are allowed", l.Max))
+	pid, err := l.enter(cancel)
+	if err == nil {
+		c.Stdin, c.Stdout, c.Stderr, err = io.Streams(ctx)
 	}
-	l.last++
-	pid := l.last
-	l.live[pid] = cancel
+	if err != nil {
+		l.leave(pid)
+		cancel(nil)
+		return err
+	}
 	started(pid)
-	l.mu.Unlock()
-	// Whoever waits for input, or for somebody to read, is woken.
-	context.AfterFunc(ctx, func() {
-		for _, f := range files {
-			_ = f.SetDeadline(time.Unix(1, 0)) // what has none does not block
-		}
-	})
 	go func() {
 		status := l.run(ctx, run, c)
-		closeAll(files)
-		l.mu.Lock()
-		delete(l.live, pid)
-		close(l.idle)
-		l.idle = make(chan struct{})
-		l.mu.Unlock()
-		cancel(nil)
+		l.leave(pid)
+		cancel(nil) // what it left behind writes no more
 		ended(status)
 	}()
 	return nil
 }
 
-func closeAll(files [3]*os.File) {
-	for _, f := range files {
-		if f != nil {
-			_ = f.Close()
-		}
+// enter counts one more program, which cancel ends.
+func (l *Launcher) enter(cancel context.CancelCauseFunc) (pid int, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.Max > 0 && len(l.live) >= l.Max {
+		return 0, connect.NewError(connect.CodeResourceExhausted, fmt.Errorf("%d programs run already, and no more are allowed", l.Max))
 	}
+	l.last++
+	l.live[l.last] = cancel
+	return l.last, nil
+}
+
+// leave is for a program that has ended; 0 is none.
+func (l *Launcher) leave(pid int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.live, pid)
+	close(l.idle)
+	l.idle = make(chan struct{})
 }
 
 // run runs the program. One that panics takes nobody with it.
@@ -242,12 +234,3 @@ func (l *Launcher) Live() int {
 	defer l.mu.Unlock()
 	return len(l.live)
 }
-
-// reader and writer hide that there is a file of the host: nothing but reading and writing shall be done with it.
-type reader struct{ f io.Reader }
-
-func (r reader) Read(p []byte) (int, error) { return r.f.Read(p) }
-
-type writer struct{ f io.Writer }
-
-func (w writer) Write(p []byte) (int, error) { return w.f.Write(p) }

@@ -24,6 +24,9 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/memfs"
 )
 
+// late tells the program of this name that it has ended, and gets what comes of its writing nevertheless.
+var late = make(chan error)
+
 // programs are what the tests run.
 func programs(args []string) (program.Func, error) {
 	run, ok := map[string]program.Func{
@@ -50,6 +53,14 @@ func programs(args []string) (program.Func, error) {
 					return 1
 				}
 			}
+		},
+		"late": func(_ context.Context, c program.Call) int {
+			go func() {
+				<-late
+				_, err := c.Stdout.Write([]byte("late"))
+				late <- err
+			}()
+			return 0
 		},
 		"panic": func(context.Context, program.Call) int { panic("as asked") },
 	}[args[0]]
@@ -181,6 +192,17 @@ func TestInputAndSignals(t *testing.T) {
 	}
 }
 
+// TestLate: what a program leaves behind writes nothing once it has ended.
+func TestLate(t *testing.T) {
+	c, _ := serve(t, 0)
+	s, _ := open(t, c, start("late"))
+	stdout, _, end, err := rest(s)
+	late <- nil
+	if wrote := <-late; err != nil || !end.GetExited() || stdout != "" || !errors.Is(wrote, os.ErrClosed) {
+		t.Errorf("%q %v, %v; it wrote: %v", stdout, end, err, wrote)
+	}
+}
+
 // TestUnread: what nobody reads holds a program and can be killed nevertheless.
 func TestUnread(t *testing.T) {
 	c, launcher := serve(t, 0)
@@ -266,8 +288,11 @@ func TestLeaks(t *testing.T) {
 		}
 		return len(entries)
 	}
+	yes := true
 	run := func() {
-		s, _ := open(t, c, start("echo"))
+		req := start("echo")
+		req.Stdin = &yes
+		s, _ := open(t, c, req)
 		if _, _, _, err := rest(s); err != nil && !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
@@ -59,7 +60,7 @@ type Config struct {
 	Disk        int64         // bytes that a build may write; 0: 8 GiB
 	ImageBytes  int64         // of what is built, and of what it begins with; 0: 10 GiB
 	UploadBytes int64         // of one upload, compressed or not; 0: 2 GiB
-	Uploads     int64         // bytes of all uploads that are kept; 0: 10 GiB
+	Uploads     int64         // bytes of all uploads that are kept, and of all that are under way; 0: 10 GiB
 	Cache       int64         // bytes of all layers that are kept; 0: 20 GiB
 	Registries  []string      // host or host:port, that tenants may name although they are not on the public Internet
 }
@@ -98,8 +99,9 @@ type Engine struct {
 	cancel context.CancelCauseFunc
 	work   sync.WaitGroup
 	tokens tokens
-	tidy   sync.Mutex // held while layers and uploads are thrown away
-	places sync.Mutex // held from the look for a place in the queue until it is taken
+	tidy   sync.Mutex   // held while layers and uploads are thrown away
+	coming atomic.Int64 // bytes of uploads under way
+	places sync.Mutex   // held from the look for a place in the queue until it is taken
 
 	worth        time.Duration // see worthKeeping
 	readyPause   time.Duration

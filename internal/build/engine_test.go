@@ -338,6 +338,24 @@ func TestUploadLimits(t *testing.T) {
 	if err != nil || len(whole) != 1 || len(parts) != 0 {
 		t.Errorf("there are %v and %v, %v", whole, parts, err)
 	}
+	// Two of which the first waits in the midst are too much at once, and one after the other are not.
+	slow, feed := io.Pipe()
+	u, err = l.Upload(ctx, tpl.ID, hash("f"))
+	must(t, err)
+	ended := make(chan error)
+	go func() { ended <- l.Receive(context.Background(), u.Token, u.Template, u.Hash, slow) }()
+	must(t, second(feed.Write(make([]byte, 900))))
+	for l.coming.Load() < 900 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := send(hash("1"), 800); firebreak.KindOf(err) != firebreak.KindExhausted || !strings.Contains(err.Error(), "under way") {
+		t.Errorf("too much at once: %v", err)
+	}
+	must(t, feed.CloseWithError(errors.New("cut")))
+	if err := <-ended; err == nil {
+		t.Error("half an upload passed")
+	}
+	must(t, send(hash("1"), 800), os.Remove(l.uploadPath("acme", hash("1"))))
 	old := time.Now().Add(-2 * time.Hour)
 	must(t, os.Chtimes(whole[0].path, old, old), os.WriteFile(filepath.Dir(whole[0].path)+"/"+partial+"x", nil, 0o600), os.Chtimes(filepath.Dir(whole[0].path)+"/"+partial+"x", old, old), send(hash("e"), 1000))
 	must(t, l.clearUploads())

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/firebreak-dev/firebreak"
@@ -134,7 +135,9 @@ func (e *Engine) receive(ctx context.Context, path string, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	n, err := io.Copy(f, io.LimitReader(contextReader{ctx, r}, e.cfg.UploadBytes+1))
+	coming := &comingReader{ctx: ctx, r: r, all: &e.coming, limit: e.cfg.Uploads}
+	n, err := io.Copy(f, io.LimitReader(coming, e.cfg.UploadBytes+1))
+	coming.done()
 	if err == nil && n > e.cfg.UploadBytes {
 		err = &firebreak.Error{Kind: firebreak.KindExhausted, Err: fmt.Errorf("an upload has more than %d bytes", e.cfg.UploadBytes),
 			Mend: "copy less, or in several steps"}
@@ -148,18 +151,31 @@ func (e *Engine) receive(ctx context.Context, path string, r io.Reader) error {
 	return nil
 }
 
-// contextReader ends with its context.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
+// comingReader is an upload under way. It ends with its context, and when all of them have more than limit bytes: one that is
+// finished may make others go, but these cannot.
+type comingReader struct {
+	ctx   context.Context
+	r     io.Reader
+	all   *atomic.Int64
+	limit int64
+	n     int64
 }
 
-func (c contextReader) Read(p []byte) (int, error) {
+func (c *comingReader) Read(p []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
 		return 0, err
 	}
-	return c.r.Read(p)
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if c.all.Add(int64(n)) > c.limit {
+		return n, &firebreak.Error{Kind: firebreak.KindExhausted, Err: fmt.Errorf("the uploads under way have more than %d bytes", c.limit),
+			Mend: "upload them again in a while"}
+	}
+	return n, err
 }
+
+// done is for an upload that has ended, whole or not.
+func (c *comingReader) done() { c.all.Add(-c.n) }
 
 // uploadPath is where the files of a tenant lie. A hash is what the client says, so no other tenant's counts.
 func (e *Engine) uploadPath(tenant, hash string) string {

@@ -338,7 +338,13 @@ func (p *proc) drop(name string) {
 	if p.reason != "" {
 		return
 	}
-	p.work.Go(func() { _, _ = p.ask(p.ctx, name, "end", http.StatusOK) })
+	p.work.Go(func() {
+		select { // who waits for its last words is told first
+		case <-time.After(fillAfter):
+			_, _ = p.ask(p.ctx, name, "end", http.StatusOK)
+		case <-p.ctx.Done():
+		}
+	})
 }
 
 // add counts a kernel among those that end with the process.

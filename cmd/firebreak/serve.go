@@ -176,6 +176,9 @@ func (s *service) ready(context.Context) error {
 func (s *service) recover(ctx context.Context) {
 	all, err := s.parts.sandboxes.List(operator(ctx))
 	for err != nil {
+		if ctx.Err() != nil {
+			return
+		}
 		s.log.Error("the sandboxes of earlier servers cannot be listed; it is tried again", "err", err)
 		select {
 		case <-ctx.Done():

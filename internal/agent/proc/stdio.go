@@ -47,13 +47,14 @@ func (s *Stdio) Streams(ctx context.Context) (stdin io.Reader, stdout, stderr io
 	stdin = strings.NewReader("")
 	if s.takesInput() {
 		fd, ours, err := openPipe(0)
-		if err == nil {
-			err = unix.SetNonblock(fd, true)
-		}
 		if err != nil {
 			return nil, nil, nil, noRoom(err)
 		}
 		s.process.stdin = ours
+		if err := unix.SetNonblock(fd, true); err != nil {
+			closeAll([]int{fd})
+			return nil, nil, nil, noRoom(err)
+		}
 		theirs := os.NewFile(uintptr(fd), "pipe")
 		context.AfterFunc(ctx, func() { _ = theirs.Close() })
 		stdin = onlyReader{theirs}

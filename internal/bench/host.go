@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -107,6 +108,23 @@ func isCgroup(path string) bool {
 	var st unix.Statfs_t
 	err := unix.Statfs(path, &st)
 	return err == nil && (st.Type == unix.CGROUP_SUPER_MAGIC || st.Type == unix.CGROUP2_SUPER_MAGIC)
+}
+
+// touches is what it takes to touch some pages of memory once more, after a rest and at once: hypervisors and kernels that look
+// for memory nobody uses take its mappings away meanwhile.
+func touches(pages int, rest time.Duration) (pair, error) {
+	size := os.Getpagesize()
+	memory, err := unix.Mmap(-1, 0, pages*size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return pair{}, err
+	}
+	defer unix.Munmap(memory) //nolint:errcheck // the process ends soon
+	return pairs(10, rest, func() error {
+		for i := range pages {
+			memory[i*size]++
+		}
+		return nil
+	})
 }
 
 // ownMemory is how many bytes of memory this process has, after what it does not need was given back.

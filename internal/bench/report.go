@@ -53,7 +53,9 @@ func section[T any](measure func(context.Context) (T, error), table func(io.Writ
 // report measures all, or only the part of one name.
 func (b *bench) report(ctx context.Context, only string) (string, error) {
 	var report strings.Builder
-	b.head(&report)
+	if err := b.head(&report); err != nil {
+		return "", err
+	}
 	done := 0
 	for _, p := range b.parts() {
 		if only != "" && only != p.name {
@@ -120,12 +122,20 @@ func (b *bench) lives(ctx context.Context) ([]*live, error) {
 	return all, nil
 }
 
-func (b *bench) head(w io.Writer) {
+func (b *bench) head(w io.Writer) error {
 	var uts unix.Utsname
 	_ = unix.Uname(&uts)
 	fmt.Fprintf(w, "# Benchmarks\n\n`make bench` wrote this on %s: Linux %s, %d processors, %s. The machine is shared, so read the ratios\n"+
-		"rather than the milliseconds: contenders ran in turn, and a ratio and its verdict are the median over rounds of one pair. The state of all of them lies in memory.\n\n",
+		"rather than the milliseconds: contenders ran in turn, and a ratio and its verdict are the median over rounds of one pair. The state of all of them lies in memory.\n",
 		time.Now().UTC().Format(time.DateOnly), unix.ByteSliceToString(uts.Release[:]), runtime.NumCPU(), runtime.Version())
+	const pages, rest = 2000, 100 * time.Millisecond
+	took, err := touches(pages, rest)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "To touch %d pages of memory took %s ms here when they had been touched just before, and %s ms when they had not been for %d ms: what is\n"+
+		"measured after a rest pays for that, too.\n\n", pages, milliseconds(took.busy.median()), milliseconds(took.rested.median()), rest.Milliseconds())
+	return nil
 }
 
 // held names the peer that each of ours is held to, and the budget: factor times the peer plus extra.

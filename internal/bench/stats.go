@@ -20,6 +20,24 @@ func (s sample) quantile(q float64) time.Duration {
 
 func (s sample) median() time.Duration { return s.quantile(0.5) }
 
+// pair is what the same thing took after a rest, and at once after another.
+type pair struct{ rested, busy sample }
+
+// pairs measures something twice in each round, after a rest.
+func pairs(rounds int, rest time.Duration, do func() error) (p pair, err error) {
+	for range rounds {
+		time.Sleep(rest)
+		for _, to := range []*sample{&p.rested, &p.busy} {
+			begin := time.Now()
+			if err := do(); err != nil {
+				return p, err
+			}
+			*to = append(*to, time.Since(begin))
+		}
+	}
+	return p, nil
+}
+
 // ratio returns the median over rounds of a/b, which holds still when the machine's speed drifts.
 func ratio(a, b sample) float64 {
 	var ratios []float64

@@ -238,7 +238,7 @@ func (k *kernel) run(ctx context.Context, prepared func(context.Context, *proc) 
 
 // patience returns a context that ends with the kernel, and a while after ctx: a request that is taken back before workerd
 // has read it may still be run, after all pings. So it is not taken back before its code has paused for the first time,
-// which is when the answer begins.
+// which is when the first line of the answer comes.
 func (k *kernel) patience(ctx context.Context, begun <-chan struct{}) (context.Context, context.CancelFunc) {
 	within, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
@@ -281,7 +281,7 @@ var (
 	errHostile    = errors.New("it said what no kernel says (code that it ran may have)")
 )
 
-// exchange makes the request and takes what comes of it. It closes begun when the answer begins.
+// exchange makes the request and takes what comes of it. It closes begun when the first line of that is there.
 func (k *kernel) exchange(ctx context.Context, r request, begun chan<- struct{}, take func(script.Frame)) error {
 	body, err := json.Marshal(r)
 	if err != nil {
@@ -292,7 +292,6 @@ func (k *kernel) exchange(ctx context.Context, r request, begun chan<- struct{},
 		return err
 	}
 	defer res.Body.Close()
-	close(begun)
 	if res.StatusCode != http.StatusOK {
 		return fmt.Errorf("workerd answered %d", res.StatusCode)
 	}
@@ -300,8 +299,14 @@ func (k *kernel) exchange(ctx context.Context, r request, begun chan<- struct{},
 	lines.Buffer(nil, code.MaxFrame)
 	total, ran := 0, false
 	for lines.Scan() {
-		if total += len(lines.Bytes()); total > maxOutput {
+		if total == 0 {
+			close(begun)
+		}
+		if total += len(lines.Bytes()) + 1; total > maxOutput {
 			return fmt.Errorf("one run told more than %d MiB", maxOutput>>20)
+		}
+		if len(lines.Bytes()) == 0 {
+			continue // it says no more than that the code has paused
 		}
 		f, err := script.ParseFrame(lines.Bytes())
 		if err != nil {

@@ -188,53 +188,58 @@ async function program (request, finish) {
   }
 }
 
-// turn waits for workerd's next turn: until all is done that waits for nothing. A timer of no time costs more.
-function turn () {
+// later is workerd's next turn once it is asked for: when all is done that waits for nothing. A timer of no time costs more.
+function later () {
   const { readable, writable } = new IdentityTransformStream()
-  writable.close()
-  return readable.getReader().read()
+  const turn = readable.getReader().read()
+  return () => {
+    writable.close()
+    return turn
+  }
 }
 
-// answer runs what is asked for, and is what comes of it: one piece, if it waits for nothing. If a program may still wait
-// when it has run, workerd ends the answer when nothing is left to wait for.
+// answer runs what is asked for when all of it is there. The answer begins at once, so that it has passed through the host when
+// there is something to tell. If a program may still wait when it has run, workerd ends the answer when nothing is left to wait
+// for.
 function answer (asked) {
   const { readable, writable } = new IdentityTransformStream()
-  const writer = writable.getWriter()
+  follow(asked, writable.getWriter(), later()).catch(() => {}) // who asked went away
+  return new Response(readable)
+}
+
+async function follow (asked, writer, turn) {
   const write = writer.write.bind(writer)
   const close = writer.close.bind(writer)
-  return new Promise(respond => {
-    let lines = '' // which go out together: each write costs a round of workerd
-    let streams = false
-    let ran = false
-    let over = false
-    const mine = frame => {
-      if (lines === '' && streams) queueMicrotask(pass)
-      lines += stringify(frame) + '\n'
-      if (lines.length > maxHeld) pass()
+  const request = parse(await asked)
+  let lines = '' // which go out together: each write costs a round of workerd
+  let begun = false
+  let ran = false
+  let over = false
+  const mine = frame => {
+    if (lines === '' && begun) queueMicrotask(pass)
+    lines += stringify(frame) + '\n'
+    if (lines.length > maxHeld) pass()
+  }
+  const pass = () => {
+    if (lines !== '' || !begun) write(encode(lines || '\n')).catch(() => {}) // an empty line says that the code has paused
+    lines = ''
+    begun = true
+  }
+  const finish = () => {
+    over = true
+    if (tell === mine) { // and no later run has begun
+      flush()
+      tell = () => {}
     }
-    const pass = () => {
-      if (lines !== '') write(encode(lines)).catch(() => {})
-      lines = ''
-      if (!streams) respond(new Response(readable))
-      streams = true
-    }
-    const finish = () => {
-      over = true
-      if (tell === mine) { // and no later run has begun
-        flush()
-        tell = () => {}
-      }
-      mine({ type: 'done' })
-      if (!streams) return respond(new Response(lines))
-      pass()
-      close().catch(() => {})
-    }
-    tell = mine
-    const running = asked.modules !== undefined ? program(asked, finish) : run(asked).then(finish)
-    running.then(() => { ran = true })
-    turn().then(() => {
-      if (!over) (ran && !waiting.mayWait() ? finish : pass)()
-    })
+    mine({ type: 'done' })
+    pass()
+    close().catch(() => {})
+  }
+  tell = mine
+  const running = request.modules !== undefined ? program(request, finish) : run(request).then(finish)
+  running.then(() => { ran = true })
+  turn().then(() => {
+    if (!over) (ran && !waiting.mayWait() ? finish : pass)()
   })
 }
 
@@ -247,9 +252,9 @@ function promiseTimers () {
 
 // rehearse does once what all runs do, so that V8 has compiled it before the first one.
 async function rehearse () {
-  await (await answer({ code: '({})', env: {} })).text()
+  await (await answer(stringify({ code: '({})', env: {} }))).text()
   const code = '(function () { console.log(0, "", { a: [0] }) })'
-  await (await answer({ modules: { '/': { kind: 'cjs', code } }, main: '/', env: { REHEARSED: '' }, argv: process.argv })).text()
+  await (await answer(stringify({ modules: { '/': { kind: 'cjs', code } }, main: '/', env: { REHEARSED: '' }, argv: process.argv }))).text()
   delete process.env.REHEARSED
   failure(new Error(''))
   crash = report
@@ -258,7 +263,7 @@ async function rehearse () {
 export default {
   async fetch (request) {
     if (request.url.endsWith('/end')) abortIsolate('ended')
-    if (request.url.endsWith('/run')) return answer(parse(await request.text()))
+    if (request.url.endsWith('/run')) return answer(request.text())
     prepare()
     await rehearse()
     waiting.watch()

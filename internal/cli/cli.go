@@ -100,11 +100,13 @@ func (a *app) rootCommand() *cobra.Command {
 		Long: "Firebreak runs code nobody has read in sandboxes: gVisor by default, on any Linux host,\n" +
 			"with no daemon and nothing to install.",
 		Example:       "  firebreak run -- python3 -c 'print(sum(range(10)))'\n  firebreak run examples/sales.py",
+		Version:       versionOf(buildInfo()).String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
 		RunE:          a.runRoot,
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.server, "server", "", "talk to the server at this `URL`, or unix:///path of its socket (default: one inside this process; env FIREBREAK_SERVER)")
 	flags.StringVar(&a.stateDir, "state-dir", "", "`directory` of sandboxes and templates (env FIREBREAK_STATE_DIR)")

@@ -178,12 +178,10 @@ func (a *app) versionCommand() *cobra.Command {
 		Short: "Print the version of firebreak and of the gVisor in it",
 		Args:  arguments(0, 0, "firebreak version takes no arguments"),
 		RunE: func(*cobra.Command, []string) error {
-			info, _ := debug.ReadBuildInfo()
-			v := versionOf(info)
 			if asJSON {
-				return json.NewEncoder(a.out).Encode(v)
+				return json.NewEncoder(a.out).Encode(versionOf(buildInfo()))
 			}
-			_, err := fmt.Fprintf(a.out, "firebreak %s (%s, gVisor %s)\n", v.Version, v.Go, v.GVisor)
+			_, err := fmt.Fprintln(a.out, versionOf(buildInfo()))
 			return err
 		},
 	}
@@ -196,6 +194,16 @@ type version struct {
 	Revision string `json:"revision,omitempty"`
 	Go       string `json:"go"`
 	GVisor   string `json:"gvisor"`
+}
+
+func (v version) String() string {
+	return fmt.Sprintf("firebreak %s (%s, gVisor %s)", v.Version, v.Go, v.GVisor)
+}
+
+// buildInfo is nil in a binary that was built without modules.
+func buildInfo() *debug.BuildInfo {
+	info, _ := debug.ReadBuildInfo()
+	return info
 }
 
 func versionOf(info *debug.BuildInfo) version {

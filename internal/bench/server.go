@@ -25,6 +25,7 @@ var sdkProgram []byte
 const (
 	serverRounds = 100
 	poolSize     = 4
+	poolRest     = 500 * time.Millisecond
 	sustained    = 10 * time.Second
 )
 
@@ -38,7 +39,8 @@ type server struct {
 
 // serving is what was measured of a server.
 type serving struct {
-	cold, claimed, get sample            // creates and a request that does next to nothing, over HTTP
+	cold, get          sample            // creates and a request that does next to nothing, over HTTP
+	claimed            pair              // creates from the pool
 	coldRate, poolRate float64           // creates per second, with their kills, for some seconds
 	sdk                map[string]sample // through E2B's client
 	sdkProblem         string
@@ -122,11 +124,10 @@ func (s *server) kill(ctx context.Context, id string) error {
 	return s.call(ctx, http.MethodDelete, "/sandboxes/"+id, "", nil)
 }
 
-// creates measures single creates, with a pause before each.
-func (s *server) creates(ctx context.Context, n int, pause time.Duration) (sample, error) {
+// creates measures single creates.
+func (s *server) creates(ctx context.Context, n int) (sample, error) {
 	var took sample
 	for range n {
-		time.Sleep(pause)
 		id, d, err := s.create(ctx)
 		if err != nil {
 			return nil, err
@@ -137,6 +138,32 @@ func (s *server) creates(ctx context.Context, n int, pause time.Duration) (sampl
 		}
 	}
 	return took, nil
+}
+
+// claims measures creates from the pool, which fills again while all rests.
+func (s *server) claims(ctx context.Context) (p pair, err error) {
+	var made []string
+	for range serverRounds / 2 {
+		for _, id := range made {
+			if err := s.kill(ctx, id); err != nil {
+				return p, err
+			}
+		}
+		made = made[:0]
+		one, err := pairs(1, poolRest, func() error {
+			id, _, err := s.create(ctx)
+			made = append(made, id)
+			return err
+		})
+		if err != nil {
+			return p, err
+		}
+		p.rested, p.busy = append(p.rested, one.rested...), append(p.busy, one.busy...)
+	}
+	for _, id := range made {
+		err = errors.Join(err, s.kill(ctx, id))
+	}
+	return p, err
 }
 
 // rate makes and kills sandboxes, some at a time, and returns how many there were per second.
@@ -172,8 +199,8 @@ func (b *bench) servers(ctx context.Context) (*serving, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err = cold.creates(ctx, 3, 0); err == nil { // the first ones fill caches
-		m.cold, err = cold.creates(ctx, 40, 0)
+	if _, err = cold.creates(ctx, 3); err == nil { // the first ones fill caches
+		m.cold, err = cold.creates(ctx, 40)
 	}
 	if err == nil {
 		m.coldRate, err = cold.rate(ctx)
@@ -190,7 +217,7 @@ func (b *bench) servers(ctx context.Context) (*serving, error) {
 
 func (b *bench) pooled(ctx context.Context, s *server, m *serving) (err error) {
 	time.Sleep(3 * time.Second) // the pool fills
-	if m.claimed, err = s.creates(ctx, serverRounds, 300*time.Millisecond); err != nil {
+	if m.claimed, err = s.claims(ctx); err != nil {
 		return err
 	}
 	for range serverRounds {
@@ -251,7 +278,8 @@ func serverTable(w io.Writer, m *serving) {
 		fmt.Fprintf(w, "| %s | %s | %s | %s | %s |\n", what, milliseconds(s.median()), milliseconds(s.quantile(0.99)), limit, kept)
 	}
 	row("create over HTTP, made when asked for", m.cold, 0)
-	row("create over HTTP, from the pool", m.claimed, 2*time.Millisecond)
+	row(fmt.Sprintf("create over HTTP, from the pool, after %d ms of rest", poolRest.Milliseconds()), m.claimed.rested, 2*time.Millisecond)
+	row("the same, at once after another", m.claimed.busy, 2*time.Millisecond)
 	row("list over HTTP", m.get, 0)
 	if m.sdkProblem != "" {
 		fmt.Fprintf(w, "| through E2B's SDK: %s | | | | |\n", m.sdkProblem)

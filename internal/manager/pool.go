@@ -49,7 +49,8 @@ type PoolStatus struct {
 }
 
 const (
-	poolIdle    = time.Hour // after which what lies ready is replaced
+	poolIdle    = time.Hour             // after which what lies ready is replaced
+	refillAfter = 30 * time.Millisecond // longer than a claim takes
 	yieldAtMost = 50 * time.Millisecond
 
 	// The programs of a sandbox give back a second after their start what only the start needed. What a claim needs is then
@@ -180,7 +181,7 @@ func (m *Manager) newAhead(ask Pool) (*ahead, error) {
 	log := m.log.With("pool", ask.Name)
 	var err error
 	a.pool, err = pool.New(pool.Config[*box]{
-		Min: ask.Min, Max: ask.Max, MaxMaking: max(1, runtime.NumCPU()/2), IdleTTL: poolIdle, MakeTimeout: createTimeout,
+		Min: ask.Min, Max: ask.Max, MaxMaking: max(1, runtime.NumCPU()/2), IdleTTL: poolIdle, MakeTimeout: createTimeout, RefillAfter: refillAfter,
 		Make:    func(ctx context.Context) (*box, error) { return m.makeAhead(ctx, a) },
 		Check:   m.checkAhead,
 		Discard: m.discard,

@@ -97,8 +97,11 @@ func (p *Pool[T]) shedLocked(target int, now time.Time) {
 	}
 }
 
-// refillLocked has made what lacks, and returns when it can go on after a failure.
+// refillLocked has made what lacks, and returns when it can go on after a claim or a failure.
 func (p *Pool[T]) refillLocked(target int, now time.Time) time.Time {
+	if now.Before(p.refill) && len(p.ready) > 0 {
+		return p.refill
+	}
 	allowed := p.failing.allows(p.cfg.MaxMaking, now)
 	for p.presentLocked()+p.current.making < target && p.making < allowed {
 		p.making++

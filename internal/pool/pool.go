@@ -28,6 +28,7 @@ type Config[T any] struct {
 	Check   func(context.Context, T) error   // whether it still works; nil: things do not fail
 	Discard func(context.Context, T)         // of whatever is not handed out; nil: nothing is to be done
 
+	RefillAfter  time.Duration // from a claim until what lacks is made, if others are ready: who claimed has the processor first
 	CheckEvery   time.Duration // between two checks of a thing, the first of which is Make; 0 is 30 s
 	IdleTTL      time.Duration // how long a thing may lie ready before a new one takes its place; 0 is for ever
 	Window       time.Duration // over which demand is counted; 0 is 10 s
@@ -45,7 +46,7 @@ func (c *Config[T]) complete() error {
 		return errors.New("there is nothing to make things with")
 	case c.Min < 0 || c.Max < c.Min || c.MaxMaking < 0:
 		return fmt.Errorf("min %d, max %d and %d made at once contradict each other", c.Min, c.Max, c.MaxMaking)
-	case min(c.CheckEvery, c.IdleTTL, c.Window, c.MakeTimeout, c.CheckTimeout, c.Backoff.First, c.Backoff.Max) < 0:
+	case min(c.RefillAfter, c.CheckEvery, c.IdleTTL, c.Window, c.MakeTimeout, c.CheckTimeout, c.Backoff.First, c.Backoff.Max) < 0:
 		return errors.New("a time is negative")
 	}
 	if c.MaxMaking == 0 {
@@ -86,6 +87,7 @@ type Pool[T any] struct {
 	doomed     []thing[T]  // guarded by mu; wait to be discarded
 	discarding int         // guarded by mu; calls of Discard
 	alive      int         // guarded by mu; of all generations together
+	refill     time.Time   // guarded by mu; nothing is made before, if something is ready
 	demand     demand      // guarded by mu
 	failing    failing     // guarded by mu
 	counts     Stats       // guarded by mu; only what is counted
@@ -172,6 +174,9 @@ func (p *Pool[T]) Claim(ctx context.Context) (T, bool, error) {
 	p.ready = slices.Delete(p.ready, last, last+1)
 	p.leaveLocked(got.of)
 	p.counts.Claims++
+	if !now.Before(p.refill) { // else claims that follow each other closely would put it off for ever
+		p.refill = now.Add(p.cfg.RefillAfter)
+	}
 	return got.value, true, nil
 }
 

@@ -142,6 +142,7 @@ func TestConfigContradictions(t *testing.T) {
 		"negative min":    {Make: ok, Min: -1},
 		"negative making": {Make: ok, MaxMaking: -1},
 		"negative time":   {Make: ok, Window: -1},
+		"negative wait":   {Make: ok, RefillAfter: -1},
 		"negative pause":  {Make: ok, Backoff: Backoff{First: -1}},
 	} {
 		if _, err := New(cfg); firebreak.KindOf(err) != firebreak.KindInvalid {
@@ -166,6 +167,33 @@ func TestFillsToMinWithinMaxMaking(t *testing.T) {
 		}
 		after(time.Second)
 		claim(t, p, 6)
+	})
+}
+
+func TestRefillWaitsAfterAClaim(t *testing.T) {
+	const wait = 100 * time.Millisecond
+	inBubble(t, Config[int]{Min: 3, Max: 3, MaxMaking: 3, RefillAfter: wait}, func(t *testing.T, p *Pool[int], m *maker) {
+		making := func(want int) {
+			t.Helper()
+			synctest.Wait()
+			if s := p.Stats(); s.Making != want {
+				t.Errorf("%d are being made, want %d", s.Making, want)
+			}
+		}
+		making(3) // nobody has claimed
+		after(time.Second)
+		claim(t, p, p.ready[2].value)
+		making(0)
+		after(wait / 2)
+		claim(t, p, p.ready[1].value) // does not put it off
+		making(0)
+		after(wait / 2)
+		making(2)
+		after(time.Second)
+		for range 3 {
+			claim(t, p, p.ready[len(p.ready)-1].value)
+		}
+		making(3) // nothing is ready: who asks next would make one anyway
 	})
 }
 

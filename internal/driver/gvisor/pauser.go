@@ -154,6 +154,7 @@ func servePauser() error {
 	s := urpc.NewServer()
 	s.Register(&pauser{})
 	go func() {
+		awaitCall(fd)
 		for {
 			conn, err := receive(socket)
 			if err != nil {
@@ -165,6 +166,23 @@ func servePauser() error {
 		}
 	}()
 	return nil
+}
+
+// awaitCall waits for a message, or a second. While gVisor boots it stops all threads again and again, which interrupts who
+// waits in the kernel. Go 1.26 can miss a thread that just then begins to wait once more: it stops that only when it comes back,
+// and all wait for it. So this one comes back soon, at first. Without, one boot in two hundred took a second more.
+func awaitCall(fd int) {
+	for wait := time.Millisecond; wait < time.Second; {
+		limit := unix.NsecToTimespec(wait.Nanoseconds())
+		n, err := unix.Ppoll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, &limit, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil || n > 0:
+			return // receive finds out what the error is
+		default:
+			wait *= 2
+		}
+	}
 }
 
 // receive waits for a message and returns the connection in it, nil if there is none.

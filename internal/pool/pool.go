@@ -28,7 +28,7 @@ type Config[T any] struct {
 	Check   func(context.Context, T) error   // whether it still works; nil: things do not fail
 	Discard func(context.Context, T)         // of whatever is not handed out; nil: nothing is to be done
 
-	RefillAfter  time.Duration // from a claim until what lacks is made, if others are ready: who claimed has the processor first
+	RefillAfter  time.Duration // from a claim until what lacks is made, if others are ready, so that who claimed has the processor first; 0: at once
 	CheckEvery   time.Duration // between two checks of a thing, the first of which is Make; 0 is 30 s
 	IdleTTL      time.Duration // how long a thing may lie ready before a new one takes its place; 0 is for ever
 	Window       time.Duration // over which demand is counted; 0 is 10 s

@@ -188,8 +188,8 @@ async function program (request, finish) {
   }
 }
 
-// later is workerd's next turn once it is asked for: when all is done that waits for nothing. A timer of no time costs more.
-function later () {
+// nextTurn is workerd's next turn once it is asked for: when all is done that waits for nothing. A timer of no time costs more.
+function nextTurn () {
   const { readable, writable } = new IdentityTransformStream()
   const turn = readable.getReader().read()
   return () => {
@@ -203,7 +203,7 @@ function later () {
 // for.
 function answer (asked) {
   const { readable, writable } = new IdentityTransformStream()
-  follow(asked, writable.getWriter(), later()).catch(() => {}) // who asked went away
+  follow(asked, writable.getWriter(), nextTurn()).catch(() => {}) // who asked went away
   return new Response(readable)
 }
 

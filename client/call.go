@@ -28,7 +28,7 @@ var ErrTrap = errors.New("the plugin failed")
 const (
 	maxDiagnosis = 1 << 10         // bytes of what is told about a call that failed
 	callChunk    = 1 << 20         // bytes of one message of input
-	killTime     = 5 * time.Second // for telling a call that is given up to end
+	killTime     = 5 * time.Second // for telling a call that its input ends, or that it is to end itself
 )
 
 // Call calls a function that the plugin in a sandbox exports with the bytes of input, and returns those that the function
@@ -138,11 +138,21 @@ func (p *pluginCall) send(ctx context.Context, input []byte, cancel context.Canc
 	}
 	_, err = stream.CloseAndReceive() // Send only says io.EOF
 	if err == nil {
-		_, err = p.process.CloseStdin(ctx, connect.NewRequest(&process.CloseStdinRequest{Process: p.which()}))
+		err = p.closeInput(ctx)
 	}
 	if kind := firebreak.KindOf(err); err != nil && kind != firebreak.KindState && kind != firebreak.KindNotFound {
 		cancel(err) // it would wait for the rest for ever
 	}
+}
+
+// closeInput ends the input. The call may end because of it before this request does, which must not be canceled then:
+// net/http lets another request have the connection of one whose answer has no body just before it is told of the answer,
+// and would fail that other one.
+func (p *pluginCall) closeInput(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTime)
+	defer cancel()
+	_, err := p.process.CloseStdin(ctx, connect.NewRequest(&process.CloseStdinRequest{Process: p.which()}))
+	return err
 }
 
 func (p *pluginCall) which() *process.ProcessSelector {

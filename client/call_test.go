@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -23,6 +24,7 @@ type hostile struct {
 	processconnect.UnimplementedProcessHandler
 	events func(ctx context.Context, send func(*process.ProcessEvent)) error
 	killed chan string // tags
+	closes func(context.Context)
 }
 
 func (h *hostile) Start(ctx context.Context, _ *connect.Request[process.StartRequest], out *connect.ServerStream[process.StartResponse]) error {
@@ -35,7 +37,10 @@ func (h *hostile) StreamInput(_ context.Context, in *connect.ClientStream[proces
 	return connect.NewResponse(&process.StreamInputResponse{}), in.Err()
 }
 
-func (h *hostile) CloseStdin(context.Context, *connect.Request[process.CloseStdinRequest]) (*connect.Response[process.CloseStdinResponse], error) {
+func (h *hostile) CloseStdin(ctx context.Context, _ *connect.Request[process.CloseStdinRequest]) (*connect.Response[process.CloseStdinResponse], error) {
+	if h.closes != nil {
+		h.closes(ctx)
+	}
 	return connect.NewResponse(&process.CloseStdinResponse{}), nil
 }
 
@@ -138,5 +143,30 @@ func TestCallEndsWithItsContext(t *testing.T) {
 	}
 	if tag := <-h.killed; !strings.HasPrefix(tag, "call-") {
 		t.Errorf("killed %q", tag)
+	}
+}
+
+// TestCallEndsItsInput is about a program that ends before the request that closed its input does. That one must not be
+// canceled: its connection may be another request's already, see closeInput.
+func TestCallEndsItsInput(t *testing.T) {
+	closed, canceled := make(chan struct{}), make(chan error, 1)
+	h := &hostile{killed: make(chan string, 1), events: func(_ context.Context, send func(*process.ProcessEvent)) error {
+		send(started())
+		<-closed
+		send(exited(0))
+		return nil
+	}, closes: func(ctx context.Context) {
+		close(closed)
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+		canceled <- ctx.Err()
+	}}
+	if _, err := h.serve(t).Call(t.Context(), "box", "f", []byte("in")); err != nil {
+		t.Error(err)
+	}
+	if err := <-canceled; err != nil {
+		t.Errorf("what closed the input: %v", err)
 	}
 }

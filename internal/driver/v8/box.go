@@ -69,7 +69,7 @@ func (b *box) embed(d *Driver, spec driver.Spec) {
 	system := files.Memory{FS: b.files}
 	b.programs = program.New(program.Config{Session: session, Place: placeName, Find: b.find, Stat: system.Stat,
 		Max: int(cmp.Or(spec.Limits.PIDs, defaultPrograms)), Log: log})
-	code := &interpreters{group: b.group, typeScript: d.cfg.TypeScript}
+	code := &interpreters{group: b.group, files: b.files, typeScript: d.cfg.TypeScript}
 	b.Sandbox = embedded.New(spec.ID, agent.Parts{
 		Session: session, Files: system, Programs: b.programs, Code: code, Place: placeName, Protocol: d.protocol(), Log: log,
 		Usage: func() agent.Usage {

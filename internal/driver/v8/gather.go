@@ -19,14 +19,19 @@ import (
 // maxModules bounds what a program is made of.
 const maxModules = 500
 
-// gathering collects the modules of a program: what its first file names, what that names, and so on. It follows no
-// names but of the sandbox's own files.
+// gathering collects modules: what the first file of a program names, or code of a context, what that names, and so on.
+// It follows no names but of the sandbox's own files.
 type gathering struct {
 	files   *memfs.FS
 	plain   func(ctx context.Context, source string) (string, error) // makes JavaScript of TypeScript
 	modules map[string]*script.Module                                // by their paths, without links
+	main    string                                                   // a program's first
 	queue   []string                                                 // of which it is not known what they name
 	size    int
+}
+
+func newGathering(files *memfs.FS, plain func(context.Context, string) (string, error)) *gathering {
+	return &gathering{files: files, plain: plain, modules: map[string]*script.Module{}}
 }
 
 // start has the program whose first module is the file at a path, or text that lies there but for its writing.
@@ -43,17 +48,32 @@ func (g *gathering) start(ctx context.Context, name string, text *string) (strin
 			return "", err
 		}
 	}
+	g.main = name
 	if err := g.add(ctx, name, source); err != nil {
 		return "", err
 	}
+	return name, g.rest(ctx)
+}
+
+// imports has what code of a context names, as if it stood in a file at a path, and returns which files those are.
+func (g *gathering) imports(ctx context.Context, at string, named []string) (map[string]string, error) {
+	code := &script.Module{Kind: "cjs", Named: named} // with the liberties of require
+	if err := g.follow(ctx, at, code); err != nil {
+		return nil, err
+	}
+	return code.From, g.rest(ctx)
+}
+
+// rest has what the modules in the queue name.
+func (g *gathering) rest(ctx context.Context) error {
 	for len(g.queue) > 0 {
 		next := g.queue[0]
 		g.queue = g.queue[1:]
-		if err := g.follow(ctx, next); err != nil {
-			return "", err
+		if err := g.follow(ctx, next, g.modules[next]); err != nil {
+			return err
 		}
 	}
-	return name, nil
+	return nil
 }
 
 // usesInput is how code gets at the standard input.
@@ -72,8 +92,7 @@ func (g *gathering) readsInput() bool {
 }
 
 // follow adds what a module names. What is not there is the business of the code that needs it.
-func (g *gathering) follow(ctx context.Context, name string) error {
-	m := g.modules[name]
+func (g *gathering) follow(ctx context.Context, name string, m *script.Module) error {
 	for _, spec := range m.Named {
 		found, ok := g.resolve(name, m.Kind == "cjs", spec)
 		if !ok {
@@ -110,14 +129,14 @@ func (g *gathering) add(ctx context.Context, name, source string) error {
 		code, err := g.plain(ctx, source)
 		bad := new(codeError)
 		switch {
-		case errors.As(err, &bad) && len(g.modules) > 0:
+		case errors.As(err, &bad) && name != g.main:
 			m = &script.Module{Kind: "error", Name: bad.name, Text: bad.text}
 		case err != nil:
 			return err
 		default:
 			m = script.NewModule(name, code)
 		}
-	case len(g.modules) > 0 && ext != "" && !slices.Contains([]string{".js", ".mjs", ".cjs"}, ext):
+	case name != g.main && ext != "" && !slices.Contains([]string{".js", ".mjs", ".cjs"}, ext):
 		m = &script.Module{Kind: "error", Code: "ERR_UNKNOWN_FILE_EXTENSION", Text: fmt.Sprintf("Unknown file extension %q", ext)}
 	default:
 		m = script.NewModule(name, source)

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/firebreak-dev/firebreak/internal/driver/v8/script"
 	"github.com/firebreak-dev/firebreak/internal/memfs"
 )
 
@@ -34,7 +33,7 @@ func gathered(t *testing.T, main string, files map[string]string) (string, error
 		}
 	}
 	same := func(_ context.Context, source string) (string, error) { return source, nil }
-	g := &gathering{files: f, plain: same, modules: map[string]*script.Module{}}
+	g := newGathering(f, same)
 	first, err := g.start(t.Context(), main, nil)
 	return first + ": " + strings.Join(slices.Sorted(maps.Keys(g.modules)), " "), err
 }

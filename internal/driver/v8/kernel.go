@@ -28,12 +28,14 @@ type request struct {
 	Argv    []string          `json:"argv,omitempty"`
 	Program bool              `json:"program"`
 
-	Modules map[string]*script.Module `json:"modules,omitempty"` // a program's, by their paths
-	Main    string                    `json:"main,omitempty"`
-	Input   *[]byte                   `json:"input,omitempty"` // all of its standard input, if it may look at it
+	Modules map[string]*script.Module `json:"modules,omitempty"` // by their paths
+	Main    string                    `json:"main,omitempty"`    // a program's first
+	At      string                    `json:"at,omitempty"`      // where the code of a context stands
+	From    map[string]string         `json:"from,omitempty"`    // paths of the modules that its names for them mean
+	Input   *[]byte                   `json:"input,omitempty"`   // all of its standard input, if it may look at it
 }
 
-// kernel is an isolate that keeps its state from one run to the next.
+// kernel is an isolate that keeps its state from one run to the next: of a code.Kernel all but Run.
 type kernel struct {
 	ready chan struct{} // closed when it has its isolate, or will never have one
 	gone  chan struct{}
@@ -46,8 +48,6 @@ type kernel struct {
 	busy   bool
 	reason string // why it ended
 }
-
-var _ code.Kernel = (*kernel)(nil)
 
 func newKernel() *kernel {
 	return &kernel{ready: make(chan struct{}), gone: make(chan struct{}), used: time.Now()}
@@ -151,39 +151,6 @@ func (k *kernel) occupy(busy bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.busy, k.used = busy, time.Now()
-}
-
-// Run implements code.Kernel.
-func (k *kernel) Run(ctx context.Context, text string, env map[string]string, out code.Sink) bool {
-	return k.cell(ctx, text, false, env, out)
-}
-
-// cell runs code in a context.
-func (k *kernel) cell(ctx context.Context, text string, typeScript bool, env map[string]string, out code.Sink) bool {
-	prepared := func(ctx context.Context, p *proc) (request, error) {
-		if typeScript {
-			var err error
-			if text, err = p.plain(ctx, text, true); err != nil {
-				return request{}, err
-			}
-		}
-		s := script.Prepare(text)
-		return request{Code: s.Code + "\n//# sourceURL=cell", Boxed: s.Boxed, Env: orEmpty(env)}, nil
-	}
-	return k.run(ctx, prepared, func(f script.Frame) {
-		switch f.Type {
-		case "print":
-			out.Print(f.Stream, f.Text)
-			out.Flush()
-		case "result":
-			out.Result(f.Main, f.Forms)
-			out.Flush()
-		case "error":
-			out.Failed(f.Name, f.Value, f.Traceback)
-		case "exit":
-			out.Failed("Exit", fmt.Sprintf("process.exit(%d) was called; the isolate lives on", f.Status), "")
-		}
-	})
 }
 
 // run has the isolate evaluate what is prepared with the help of its process, and reports whether the kernel lives on.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,9 +26,9 @@ func (s *sandbox) runIn(id, text string) ran {
 	return r
 }
 
-func (s *sandbox) newContext() string {
+func (s *sandbox) newContext(dir string) string {
 	s.t.Helper()
-	res, err := s.client.Post("http://code/contexts", "application/json", bytes.NewBufferString(`{"language":"javascript"}`))
+	res, err := s.client.Post("http://code/contexts", "application/json", bytes.NewBufferString(fmt.Sprintf(`{"language":"javascript","cwd":%q}`, dir)))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -44,7 +45,7 @@ func TestCrowd(t *testing.T) {
 	s := newPlace(t, "", func(c *v8.Config) { c.Isolates = 3 }).sandbox(nil)
 	var ids []string
 	for range 4 {
-		ids = append(ids, s.newContext())
+		ids = append(ids, s.newContext("/home/user"))
 		if r := s.runIn(ids[len(ids)-1], "var kept = 1; kept"); r.text != "1" {
 			t.Fatalf("%+v", r)
 		}

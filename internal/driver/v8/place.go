@@ -15,11 +15,13 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/agent/code"
 	"github.com/firebreak-dev/firebreak/internal/agent/program"
 	"github.com/firebreak-dev/firebreak/internal/driver/v8/script"
+	"github.com/firebreak-dev/firebreak/internal/memfs"
 )
 
 // interpreters is the place where the code of one sandbox runs.
 type interpreters struct {
 	group      *group
+	files      *memfs.FS
 	typeScript func() string
 	ctx        context.Context // of the sandbox
 	work       sync.WaitGroup
@@ -48,35 +50,11 @@ func (i *interpreters) Start(o code.Options) (code.Kernel, error) {
 	i.work.Go(func() {
 		k.begin(i.ctx, i.group)
 	})
-	return &withEnv{kernel: k, env: o.Env, typeScript: o.Language.Name == "typescript"}, nil
+	return &cells{kernel: k, files: i.files, dir: o.Dir, env: o.Env, typeScript: o.Language.Name == "typescript"}, nil
 }
 
 // Close implements code.Place.
 func (i *interpreters) Close() { i.work.Wait() }
-
-// withEnv sets the sandbox's own variables in the first run.
-type withEnv struct {
-	*kernel
-	env map[string]string
-	set bool
-
-	typeScript bool // is its language
-}
-
-// Run implements code.Kernel.
-func (w *withEnv) Run(ctx context.Context, text string, env map[string]string, out code.Sink) bool {
-	if !w.set {
-		// Program: what it sets, stays set.
-		set := func(context.Context, *proc) (request, error) {
-			return request{Code: "undefined", Env: orEmpty(w.env), Program: true}, nil
-		}
-		if !w.run(ctx, set, func(script.Frame) {}) {
-			return false
-		}
-		w.set = ctx.Err() == nil
-	}
-	return w.cell(ctx, text, w.typeScript, env, out)
-}
 
 func orEmpty(env map[string]string) map[string]string {
 	if env == nil {
@@ -139,6 +117,14 @@ func isTypeScript(name string) bool {
 	return slices.Contains([]string{".ts", ".mts", ".cts"}, path.Ext(name))
 }
 
+// ofCode makes what is wrong with a file an error of the code that needs it.
+func ofCode(err error) error {
+	if e := new(fs.PathError); errors.As(err, &e) {
+		return &codeError{"Error", err.Error()}
+	}
+	return err
+}
+
 // script runs a program in an isolate of its own: the file of a name, or a text.
 func (b *box) script(ctx context.Context, c program.Call, name string, text *string, args []string) int {
 	k := newKernel()
@@ -146,11 +132,9 @@ func (b *box) script(ctx context.Context, c program.Call, name string, text *str
 	defer k.Kill("its program has ended")
 	prepared := func(within context.Context, p *proc) (request, error) {
 		plain := func(ctx context.Context, source string) (string, error) { return p.plain(ctx, source, false) }
-		g := &gathering{files: b.files, plain: plain, modules: map[string]*script.Module{}}
+		g := newGathering(b.files, plain)
 		main, err := g.start(within, name, text)
-		if e := new(fs.PathError); errors.As(err, &e) {
-			err = &codeError{"Error", err.Error()}
-		}
+		err = ofCode(err)
 		r := request{Modules: g.modules, Main: main, Env: orEmpty(c.Env), Argv: append([]string{"node"}, args...), Program: true}
 		if err == nil && g.readsInput() {
 			r.Input, err = input(ctx, c.Stdin) // who is ended while it waits for more has nothing in workerd

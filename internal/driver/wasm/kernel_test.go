@@ -130,6 +130,15 @@ func steps(language string) []step {
 		{"'größer 😀'", `result true "größer 😀"`},
 		{"process.env.GIVEN", `result true "yes"`},
 		{"fetch('http://127.0.0.1')", "failed TypeError: fetch is refused: a WASM sandbox has no network"},
+		{"std.writeFile('a.mjs', 'export default 1; export let b = 2, c = 3; export const up = () => ++b; export { c as \\\"odd name\\\" }'); 0", `result true "0"`},
+		{"import a, { b as also, c } from './a.mjs'\nimport * as all from './a.mjs'; import e, * as f from \"./a.mjs\"\n[a, also, c, all.up(), e, f.b]", `result true "[ 1, 2, 3, 3, 1, 3 ]"`},
+		{"// import x from './nowhere.mjs'\nconst text = `\nimport y from './nowhere.mjs'`; /*\nimport z from 'z' */ import{up}from'./a.mjs';import './a.mjs'\nup() + text.length", `result true "34"`},
+		{"const lib = (await import('./a.mjs')).b; lib", `result true "4"`},
+		{"import g from './nowhere.mjs'", "failed ReferenceError: could not load module"},
+		{"import h from", "failed SyntaxError"},
+		{"import a b from 'c'", "failed SyntaxError"},
+		{"const imported = { import: 1 }\nimported\n.import", `result true "1"`},
+		{"let long = 0;" + strings.Repeat("long++\n", 30_000) + "long", `result true "30000"`},
 	}
 }
 

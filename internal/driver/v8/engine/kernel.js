@@ -3,7 +3,7 @@
 // and the host believes nothing of that. What is used after code has run is taken out of its reach here, so that code
 // that changes prototypes by mistake still gets answers.
 import util from 'node:util'
-import { load } from 'modules.js'
+import { loader } from 'modules.js'
 import * as waiting from 'waiting.js'
 import { createRequire } from 'node:module'
 import { abortIsolate } from 'cloudflare:workers'
@@ -11,7 +11,7 @@ import { abortIsolate } from 'cloudflare:workers'
 const { inspect, format, promisify } = util
 const evaluate = globalThis.eval
 const { stringify, parse } = JSON
-const { keys, values, entries, assign, defineProperty, getOwnPropertyDescriptor } = Object
+const { create, keys, values, entries, assign, defineProperty, getOwnPropertyDescriptor } = Object
 const encoder = new TextEncoder()
 const encode = encoder.encode.bind(encoder)
 const { Response, IdentityTransformStream, Error, String, Promise, Symbol, queueMicrotask } = globalThis
@@ -25,6 +25,9 @@ const forms = {
 }
 const exit = Symbol('exit')
 const makesCode = /\bFunction\b|[.[]\s*['"`]?constructor\b/ // which may have an import() that nobody sees
+
+const imported = loader(create(null)) // by code contexts
+const cell = { id: '', given: { from: create(null) } } // their code, which is no module
 
 let tell = () => {} // of the present run
 let crash = report // ends a program
@@ -97,7 +100,8 @@ function prepare () {
   const err = print('stderr')
   assign(console, { log: out, info: out, debug: out, dir: value => out(inspect(value)), table: out, error: err, warn: err, trace: err })
   const refuse = async () => { throw new TypeError('fetch is refused: a V8 sandbox has no network') }
-  assign(globalThis, { fetch: refuse, require: builtin, display: value => send({ type: 'result', main: false, forms: render(value) }) })
+  assign(globalThis, { fetch: refuse, require: imported.requirer(cell), display: value => send({ type: 'result', main: false, forms: render(value) }) })
+  defineProperty(globalThis, '$import', { value: imported.importer(cell), configurable: true })
   process.exit = status => {
     send({ type: 'exit', status: Number(status ?? 0) & 255 })
     crash(exit)
@@ -136,6 +140,11 @@ async function run (request) {
   assign(process.env, request.env)
   if (request.argv !== undefined) process.argv = request.argv
   try {
+    if (request.at !== undefined) {
+      cell.id = request.at
+      assign(cell.given.from, request.from)
+      imported.add(request.modules ?? {})
+    }
     // The value comes in a box, so that one that has a method "then" is not waited for twice.
     let value = evaluate(request.code)
     if (request.boxed) value = (await value)[0]
@@ -181,7 +190,7 @@ async function program (request, finish) {
   assign(process.env, request.env)
   process.argv = request.argv
   try {
-    await load(request.modules, request.main)
+    await loader(request.modules, request.main).run()
     send({ type: 'ran' })
   } catch (error) {
     crash(error)
@@ -236,7 +245,7 @@ async function follow (asked, writer, turn) {
     close().catch(() => {})
   }
   tell = mine
-  const running = request.modules !== undefined ? program(request, finish) : run(request).then(finish)
+  const running = request.main !== undefined ? program(request, finish) : run(request).then(finish)
   running.then(() => { ran = true })
   turn().then(() => {
     if (!over) (ran && !waiting.mayWait() ? finish : pass)()

@@ -7,7 +7,7 @@ import { needs } from 'waiting.js'
 const evaluate = globalThis.eval
 const builtin = createRequire('file:///')
 const { parse } = JSON
-const { create, defineProperty, hasOwn, keys } = Object
+const { assign, create, defineProperty, hasOwn, keys } = Object
 const { Error, SyntaxError, URL, String, Promise } = globalThis
 const relative = /^(\.{0,2}\/|\.{1,2}$|file:)/
 
@@ -18,6 +18,10 @@ function fail (Type, code, message) {
   return error
 }
 
+function noPackage (spec, by) {
+  return fail(Error, 'ERR_MODULE_NOT_FOUND', `Cannot find package '${spec}' ${by}`)
+}
+
 function define (space, name, get) {
   if (!hasOwn(space, name)) defineProperty(space, name, { get, enumerable: true, configurable: true })
 }
@@ -26,8 +30,8 @@ function own (object, name) {
   return object !== undefined && hasOwn(object, name) ? object[name] : undefined
 }
 
-// load runs the program whose first module is main.
-export function load (modules, main) {
+// loader returns what loads the modules of a program, whose first is main, or those that a code context imports.
+export function loader (modules, main) {
   const made = create(null) // by path
   let fresh = [] // of which it is not yet looked whether they find what they import
   let first // CommonJS's, if main is one
@@ -43,7 +47,7 @@ export function load (modules, main) {
   function link (id) {
     if (made[id]) return made[id]
     const given = modules[id]
-    const m = { id, given, space: create(null), deps: [], begun: false, module: undefined, error: undefined, done: undefined }
+    const m = { id, given, space: create(null), deps: [], begun: false, failed: false, module: undefined, error: undefined, done: undefined }
     defineProperty(m.space, Symbol.toStringTag, { value: 'Module' })
     if (given.kind === 'error') throw fail(given.name === 'SyntaxError' ? SyntaxError : Error, given.code, `${given.text} in ${id}`)
     if (given.kind === 'json') m.module = { exports: json(m) }
@@ -104,7 +108,7 @@ export function load (modules, main) {
     try {
       return builtin(spec)
     } catch {
-      throw fail(Error, 'ERR_MODULE_NOT_FOUND', `Cannot find package '${spec}' ${by}`)
+      throw noPackage(spec, by)
     }
   }
 
@@ -125,11 +129,18 @@ export function load (modules, main) {
     }
     const all = fresh
     fresh = []
-    for (const { given, deps } of all) {
-      for (const { of, name } of given.imports ?? []) {
-        if (name === '' || deps[of].given?.kind === 'cjs') continue // tells when it has run
-        if (!hasOwn(deps[of].space, name)) throw fail(SyntaxError, '', `The requested module '${given.deps[of]}' does not provide an export named '${name}'`)
-      }
+    try {
+      for (const m of all) check(m)
+    } catch (error) {
+      for (const m of all) delete made[m.id]
+      throw error
+    }
+  }
+
+  function check ({ given, deps }) {
+    for (const { of, name } of given.imports ?? []) {
+      if (name === '' || deps[of].given?.kind === 'cjs') continue // tells when it has run
+      if (!hasOwn(deps[of].space, name)) throw fail(SyntaxError, '', `The requested module '${given.deps[of]}' does not provide an export named '${name}'`)
     }
   }
 
@@ -140,13 +151,18 @@ export function load (modules, main) {
   }
 
   async function go (m, above) {
-    for (const dep of m.deps) {
-      if (dep.given) await start(dep, above)
+    try {
+      for (const dep of m.deps) {
+        if (dep.given) await start(dep, above)
+      }
+      if (m.begun) return
+      if (m.module) return run(m)
+      m.begun = true
+      await m.body.next()
+    } catch (error) {
+      m.failed = true
+      throw error
     }
-    if (m.begun) return
-    if (m.module) return run(m)
-    m.begun = true
-    await m.body.next()
   }
 
   // need runs a module at once, for require.
@@ -163,6 +179,7 @@ export function load (modules, main) {
       m.body.next()
     } catch (error) {
       m.error = { value: error }
+      m.failed = true
       throw error
     }
     m.done = Promise.resolve()
@@ -177,6 +194,7 @@ export function load (modules, main) {
       compile(m).call(m.module.exports, m.module.exports, requirer(m), m.module, m.id, directory(m.id), importer(m))
     } catch (error) {
       m.begun = false
+      m.failed = true
       throw error
     }
     m.module.loaded = true
@@ -207,7 +225,7 @@ export function load (modules, main) {
       let id = own(m.given.from, spec)
       if (id === undefined && !relative.test(spec)) {
         needs(spec)
-        return await import(spec)
+        return await import(spec).catch(() => { throw noPackage(spec, 'imported from ' + m.id) })
       }
       if (id === undefined) id = new URL(spec, 'file://' + m.id).pathname
       if (!hasOwn(modules, id)) return outside(m, spec, 'imported from ' + m.id)
@@ -218,9 +236,26 @@ export function load (modules, main) {
     }
   }
 
-  const root = link(main)
-  settle()
-  return start(root)
+  return {
+    requirer,
+    importer,
+
+    // run runs the program.
+    run () {
+      const root = link(main)
+      settle()
+      return start(root)
+    },
+
+    // add takes modules that may be imported from now on. Those that have run are kept as they are, and those that failed are
+    // loaded anew.
+    add (more) {
+      assign(modules, more)
+      for (const id of keys(made)) {
+        if (made[id].failed) delete made[id]
+      }
+    }
+  }
 }
 
 function directory (id) {

@@ -41,11 +41,6 @@ const (
 	maxImported = 20_000
 )
 
-// attributes are those of import statements, which the parser does not know: with { type: 'json' }.
-var attributes = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`(?m)^([ \t]*(?:import|export)\b[^;'"\n]*(?:['"][^'"\n]*['"]))[ \t]*(?:with|assert)[ \t]*\{[^{}]*\}`)
-})
-
 // looksES tells ES modules from CommonJS where the parser gave up.
 var looksES = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`(?m)^\s*(?:import\b[^(.]|export\b)`)
@@ -57,11 +52,6 @@ func NewModule(name, code string) *Module {
 		code = "//" + line
 	}
 	ast, err := parseCode(code)
-	if err != nil {
-		if plain := attributes().ReplaceAllString(code, "$1"); plain != code {
-			ast, err = parseCode(plain)
-		}
-	}
 	isES := slices.Contains([]string{".mjs", ".mts"}, path.Ext(name))
 	if err != nil {
 		if isES || looksES().MatchString(code) {
@@ -76,6 +66,7 @@ func NewModule(name, code string) *Module {
 		w.statement(stmt)
 	}
 	js.Walk(w, ast)
+	m.Named = w.named
 	if len(m.Named) > maxNamed || len(m.Imports) > maxImported {
 		return &Module{Kind: "error", Text: fmt.Sprintf("more than %d modules, or %d names of theirs, are imported", maxNamed, maxImported)}
 	}
@@ -103,10 +94,11 @@ func commonJS(code string) *Module {
 type linking struct {
 	m       *Module
 	isES    bool
-	dynamic bool               // it has import()
 	names   map[string]string  // what is imported, and what is written for it
 	vars    map[*js.Var]string // the same, by where the names are
 	exports strings.Builder
+	naming
+	deps map[string]int // numbers of the modules that statements name
 }
 
 // dep is the number of a module that a statement names.
@@ -115,11 +107,16 @@ func (w *linking) dep(literal []byte) int {
 	if !ok {
 		spec = string(literal)
 	}
-	if i := slices.Index(w.m.Deps, spec); i >= 0 || len(w.m.Named) > maxNamed {
-		return max(i, 0)
+	if i, ok := w.deps[spec]; ok || len(w.named) > maxNamed {
+		return i
 	}
-	w.m.Deps, w.m.Named = append(w.m.Deps, spec), append(w.m.Named, spec)
-	return len(w.m.Deps) - 1
+	if w.deps == nil {
+		w.deps = map[string]int{}
+	}
+	w.note(spec)
+	w.deps[spec] = len(w.m.Deps)
+	w.m.Deps = append(w.m.Deps, spec)
+	return w.deps[spec]
 }
 
 // unquote returns what is in a string without escapes.
@@ -208,29 +205,6 @@ func last(v *js.Var) *js.Var {
 		v = v.Link
 	}
 	return v
-}
-
-// call notes what import() and require name.
-func (w *linking) call(n *js.CallExpr) {
-	literal, isImport := n.X.(*js.LiteralExpr)
-	isImport = isImport && literal.TokenType == js.ImportToken
-	v, isVar := n.X.(*js.Var)
-	if isImport {
-		w.dynamic = true
-		literal.Data = []byte("$import")
-	} else if !isVar || string(v.Data) != "require" {
-		return
-	}
-	if len(n.Args.List) == 0 {
-		return
-	}
-	arg, ok := n.Args.List[0].Value.(*js.LiteralExpr)
-	if !ok || arg.TokenType != js.StringToken {
-		return
-	}
-	if spec, ok := unquote(arg.Data); ok && len(w.m.Named) <= maxNamed {
-		w.m.Named = append(w.m.Named, spec)
-	}
 }
 
 // write writes the generator.

@@ -4,7 +4,9 @@ package script
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/tdewolff/parse/v2"
 	"github.com/tdewolff/parse/v2/js"
@@ -16,7 +18,8 @@ const MaxCode = 8 << 20
 // Script is code made ready for an isolate's eval, which keeps only what var and function declare.
 type Script struct {
 	Code  string
-	Boxed bool // it is a promise of [value]
+	Boxed bool     // it is a promise of [value]
+	Named []string // modules, by import statements, import() and require
 }
 
 // Prepare makes code ready, so that what it declares at its top is there in the next run, whose last expression is its
@@ -31,13 +34,32 @@ func Prepare(code string) Script {
 		return Script{Code: code}
 	}
 	r := rewriter{async: waits(ast)}
+	js.Walk(&r.naming, ast)
 	for i, stmt := range ast.List {
 		r.statement(stmt, i == len(ast.List)-1)
 	}
-	return r.script()
+	s := r.script()
+	s.Named = r.named
+	return s
 }
 
+// attributes are those of import statements, which the parser does not know: with { type: 'json' }.
+var attributes = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?m)^([ \t]*(?:import|export)\b[^;'"\n]*(?:['"][^'"\n]*['"]))[ \t]*(?:with|assert)[ \t]*\{[^{}]*\}`)
+})
+
+// parseCode parses a script or a module.
 func parseCode(code string) (*js.AST, error) {
+	ast, err := parseEither(code)
+	if err != nil {
+		if plain := attributes().ReplaceAllString(code, "$1"); plain != code {
+			return parseEither(plain)
+		}
+	}
+	return ast, err
+}
+
+func parseEither(code string) (*js.AST, error) {
 	ast, err := js.Parse(parse.NewInputString(code), js.Options{})
 	if err != nil {
 		// The parser knows await at the top of modules only, and takes a program for one at its first import.
@@ -48,6 +70,64 @@ func parseCode(code string) (*js.AST, error) {
 		ast.List = ast.List[1:]
 	}
 	return ast, nil
+}
+
+// naming notes the modules that code names, and has modules.js do its import().
+type naming struct {
+	named   []string // one more than there may be, if there are more
+	known   map[string]bool
+	dynamic bool // there is import()
+}
+
+func (n *naming) note(spec string) {
+	if n.known[spec] || len(n.named) > maxNamed {
+		return
+	}
+	if n.known == nil {
+		n.known = map[string]bool{}
+	}
+	n.known[spec] = true
+	n.named = append(n.named, spec)
+}
+
+// noteLiteral notes what stands in quotes. With escapes, which nobody needs for a file, it is not looked for.
+func (n *naming) noteLiteral(literal []byte) {
+	if spec, ok := unquote(literal); ok {
+		n.note(spec)
+	}
+}
+
+// Enter implements js.IVisitor.
+func (n *naming) Enter(node js.INode) js.IVisitor {
+	switch node := node.(type) {
+	case *js.ImportStmt:
+		n.noteLiteral(node.Module)
+	case *js.CallExpr:
+		n.call(node)
+	}
+	return n
+}
+
+// Exit implements js.IVisitor.
+func (*naming) Exit(js.INode) {}
+
+// call notes what import() and require name.
+func (n *naming) call(c *js.CallExpr) {
+	literal, isImport := c.X.(*js.LiteralExpr)
+	isImport = isImport && literal.TokenType == js.ImportToken
+	v, isVar := c.X.(*js.Var)
+	if isImport {
+		n.dynamic = true
+		literal.Data = []byte("$import")
+	} else if !isVar || string(v.Data) != "require" {
+		return
+	}
+	if len(c.Args.List) == 0 {
+		return
+	}
+	if arg, ok := c.Args.List[0].Value.(*js.LiteralExpr); ok && arg.TokenType == js.StringToken {
+		n.noteLiteral(arg.Data)
+	}
 }
 
 // waits reports whether await or import stands at the top of code, outside of its functions.
@@ -84,6 +164,7 @@ func (w *awaiting) Exit(js.INode) {}
 
 // rewriter writes statements of the top anew.
 type rewriter struct {
+	naming
 	async bool
 	outer strings.Builder // declarations, before all else
 	body  strings.Builder
@@ -167,9 +248,9 @@ func bound(b js.IBinding) (names []string) {
 	return names
 }
 
-// imports makes import() of an import statement.
+// imports makes import() of an import statement, as modules.js does it.
 func (r *rewriter) imports(s *js.ImportStmt) {
-	from := fmt.Sprintf("await import(%s)", s.Module)
+	from := fmt.Sprintf("await $import(%s)", s.Module)
 	declare := func(name []byte) { fmt.Fprintf(&r.outer, "var %s;\n", name) }
 	if len(s.Default) > 0 {
 		declare(s.Default)

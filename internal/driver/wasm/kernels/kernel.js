@@ -56,12 +56,13 @@ import('qjs:std').then(std => import('qjs:os').then(os => {
   }
   globalThis.display = value => send({ type: 'result', id, main: false, forms: render(value) })
 
-  // again makes declarations that may be repeated of those at the top, because scripts share one scope. Strings, comments,
-  // templates and expressions in slashes are passed over.
+  // again makes declarations that may be repeated of those at the top, because scripts share one scope, and import() of import
+  // statements. Strings, comments, templates and expressions in slashes are passed over.
   function again (code) {
     const token = /\/\/[^\n]*|\/\*[^]*?\*\/|'(?:\\[^]|[^'\\\n])*'|"(?:\\[^]|[^"\\\n])*"|[A-Za-z_$][\w$]*|\d[\w.]*|\s+|[^]/g
     let depth = 0
     let before = '' // the last token that is not white space
+    let line = true // none is before it in its line
     let text = ''
     let found
     while ((found = token.exec(code)) !== null) {
@@ -71,15 +72,36 @@ import('qjs:std').then(std => import('qjs:os').then(os => {
       token.lastIndex = found.index + t.length
       if (/[({[]/.test(t) && t.length === 1) depth++
       if (/[)}\]]/.test(t) && t.length === 1) depth--
-      const first = /^$|^[;}]$/.test(before) || /\n\s*$/.test(text) || text === ''
-      if (depth === 0 && first && (t === 'const' || t === 'let')) text += 'var'
-      else if (depth === 0 && first && t === 'class') {
-        const name = /^class\s+([A-Za-z_$][\w$]*)/.exec(code.slice(found.index))
-        text += name === null ? t : `var ${name[1]} = class`
-      } else text += t
-      if (!/^\s/.test(t) && !/^\/[/*]/.test(t)) before = t
+      text += depth === 0 && (line || /^[;}]$/.test(before)) ? declared(code, token, t) : t
+      if (/^\s/.test(t)) line ||= t.includes('\n')
+      else if (!/^\/[/*]/.test(t)) {
+        before = t
+        line = false
+      }
     }
     return text
+  }
+
+  // declared is what to write for the token t, which may begin a statement at the top.
+  function declared (code, token, t) {
+    if (t === 'const' || t === 'let') return 'var'
+    const from = token.lastIndex - t.length
+    if (t === 'class') {
+      const name = /^class\s+([A-Za-z_$][\w$]*)/.exec(code.slice(from, from + 1000))
+      return name === null ? t : `var ${name[1]} = class`
+    }
+    if (t !== 'import') return t
+    const statement = /import\b\s*(?:([\w$]+)\s*,?\s*)?(?:\*\s*as\s+([\w$]+)\s*)?(?:\{([^}]*)\}\s*)?(?:from\s*)?("[^"\n]+"|'[^'\n]+')/y
+    statement.lastIndex = from
+    const found = statement.exec(code)
+    if (found === null) return t
+    token.lastIndex = statement.lastIndex
+    const [, one, all, some, name] = found
+    const call = `await import(${name})`
+    if (all) return `var ${all} = ${call}${one ? `, ${one} = ${all}.default` : ''};`
+    const names = (some ?? '').split(',').map(n => n.trim().replace(/\s+as\s+/, ': ')).filter(Boolean)
+    if (one) names.unshift(`default: ${one}`)
+    return names.length > 0 ? `var { ${names.join(', ')} } = ${call};` : `${call};`
   }
 
   function template (code, from) {

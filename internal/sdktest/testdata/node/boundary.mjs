@@ -84,6 +84,15 @@ await check('contexts', async () => {
   await assert.rejects(code('1', { context }), /not found/)
 })
 
+await check('files that code imports', async () => {
+  for (const cwd of ['/home/user', '/tmp/there']) {
+    await sbx.files.write(`${cwd}/${here.own.file}`, here.own.text)
+    const context = await sbx.createCodeContext({ cwd, language: asked })
+    for (const cell of here.own.cells) holds(cell, await code(cell.code, { context }))
+    await sbx.removeCodeContext(context)
+  }
+})
+
 await check('output comes while the code runs', async () => {
   const context = await sbx.createCodeContext({ language: asked })
   const heard = []

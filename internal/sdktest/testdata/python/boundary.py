@@ -90,6 +90,16 @@ async def main():
 
     await check("contexts", contexts)
 
+    async def imports():
+        for cwd in ["/home/user", "/tmp/there"]:
+            await do(sbx.files.write(f"{cwd}/{HERE['own']['file']}", HERE["own"]["text"]))
+            context = await do(sbx.create_code_context(cwd=cwd, language=ASKED))
+            for c in HERE["own"]["cells"]:
+                holds(c, await do(code(c["code"], context=context)))
+            await do(sbx.remove_code_context(context))
+
+    await check("files that code imports", imports)
+
     async def streams():
         context = await do(sbx.create_code_context(language=ASKED))
         heard = []

@@ -270,6 +270,31 @@ func TestStaysBelow(t *testing.T) {
 	}
 }
 
+func TestRunCopiesFilesIn(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	tree(t, dir, "a.txt 0644 one\n", "d/ 0755", "d/b 0644 two\n", "x:y 0644 three\n", "s.sh 0644 cat \"$@\"\n")
+	run{s: newServer(t)}.do(t, "run", "-q", "--input", "a.txt", "--input", "d", "--input", "x:y", "--input", "a.txt:other/c", "--input", "d:e", "s.sh", "a.txt", "d/b", "x:y", "other/c", "e/b").
+		want(t, 0, "one\ntwo\nthree\none\ntwo\n", "")
+	run{s: newServer(t)}.do(t, "run", "-q", "-w", "/home", "--input", "a.txt", "--input", "d/b:f/", "--input", "a.txt:/home/g", "--", "cat", "a.txt", "f/b", "g").want(t, 0, "one\ntwo\none\n", "")
+	run{s: newServer(t)}.do(t, "run", "-q", "--input", ".", "--", "sh", "-c", "cat a.txt d/b").want(t, 0, "one\ntwo\n", "")
+	for args, want := range map[string]string{
+		"--input b.txt -- true":                            "run: there is no file b.txt here; did you mean a.txt?",
+		"--input nothing:like -- true":                     "run: there is no file nothing here; write --input HOST or --input HOST:GUEST",
+		"--isolation process -q --input a.txt -- true":     "run: nothing is copied in: programs without isolation have this host's files",
+		"--input a.txt:c --input d:c -- true":              "run: copy d in: d is a directory, and c in the sandbox is none",
+		"--input a.txt --output none.txt -- true":          "run: copy none.txt out: no such file",
+		"--input= -- true":                                 "run: there is no file here; write --input HOST",
+		"-d --input a.txt --input d --rm=false -- sleep 9": "",
+	} {
+		s := newServer(t)
+		got := run{s: s}.do(t, append([]string{"run"}, strings.Fields(args)...)...)
+		if want == "" && got.code != 0 || want != "" && (got.code != 125 || !strings.Contains(got.stderr, want)) {
+			t.Errorf("%s: %+v, want %s", args, got, want)
+		}
+	}
+}
+
 func TestRunCopiesResultsOut(t *testing.T) {
 	s, dst := newServer(t), t.TempDir()
 	run{s: s}.do(t, "run", "--output", "r.txt:"+dst, "--output", "d:"+dst+"/e", "--", "sh", "-c", "echo result >r.txt; mkdir d; echo x >d/f").want(t, 0, "", "")

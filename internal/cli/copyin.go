@@ -32,9 +32,18 @@ type uploader struct {
 
 // copyTo copies the caller's src into the sandbox.
 func (a *app) copyTo(ctx context.Context, src string, to remotePath) error {
+	u, err := a.upload(ctx, src, to)
+	if err != nil {
+		return err
+	}
+	return u.setModes(ctx)
+}
+
+// upload is copyTo but for permissions.
+func (a *app) upload(ctx context.Context, src string, to remotePath) (*uploader, error) {
 	info, err := os.Stat(src)
 	if err != nil {
-		return invalid("", err, "")
+		return nil, invalid("", err, "")
 	}
 	u := &uploader{app: a, to: to, meter: a.newMeter("copied"), modes: map[os.FileMode][]string{}}
 	defer u.meter.close()
@@ -42,18 +51,18 @@ func (a *app) copyTo(ctx context.Context, src string, to remotePath) error {
 	entry, err := to.stat(ctx)
 	switch kind := firebreak.KindOf(err); {
 	case err != nil && kind != firebreak.KindNotFound:
-		return err
+		return nil, err
 	case err == nil && entry.GetType() == filesystem.FileType_FILE_TYPE_DIRECTORY:
 		target = entry.GetPath()
 		if !strings.HasSuffix(src, "/.") && src != "." {
 			abs, err := filepath.Abs(src)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			target = path.Join(target, filepath.Base(abs))
 		}
 	case err == nil && info.IsDir():
-		return invalid("", fmt.Errorf("%s is a directory, and %s in the sandbox is none", src, to.path), "")
+		return nil, invalid("", fmt.Errorf("%s is a directory, and %s in the sandbox is none", src, to.path), "")
 	case strings.HasSuffix(to.path, "/") && !info.IsDir():
 		target = path.Join(to.path, filepath.Base(src))
 	}
@@ -62,10 +71,7 @@ func (a *app) copyTo(ctx context.Context, src string, to remotePath) error {
 	} else {
 		err = u.single(ctx, src, target, info)
 	}
-	if err != nil {
-		return err
-	}
-	return u.setModes(ctx)
+	return u, err
 }
 
 func (u *uploader) single(ctx context.Context, src, target string, info fs.FileInfo) error {

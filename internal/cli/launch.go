@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -32,6 +31,7 @@ type launch struct {
 	script  *script
 	module  string // path of the WebAssembly module that is run, as the server understands it
 	sandbox *firebreakv1.Sandbox
+	inputs  []input
 	report  runReport
 }
 
@@ -69,6 +69,9 @@ func (l *launch) prepare(cmd *cobra.Command, args []string) (err error) {
 		return err
 	}
 	if l.create, err = a.createRequest(f, args); err != nil {
+		return err
+	}
+	if l.inputs, err = parseInputs(f.inputs); err != nil {
 		return err
 	}
 	if l.program, err = a.program(&f.processFlags, cmd.Flags()); err != nil {
@@ -147,9 +150,9 @@ func (l *launch) run(ctx context.Context) error {
 	return l.end(ctx, res, err)
 }
 
-// runProgram uploads the script, if it is one, and runs the program with the first of its commands that is there.
+// runProgram runs the program with the first of its commands that is there.
 func (l *launch) runProgram(ctx context.Context) (res result, err error) {
-	commands, err := l.commands(ctx)
+	commands, err := l.ready(ctx)
 	if err != nil {
 		return res, err
 	}
@@ -174,7 +177,15 @@ func notFound(err error) bool {
 	return errors.As(err, &e) && e.code == 127
 }
 
-// commands returns what to try in turn.
+// ready copies in what the program needs, and returns what to try in turn.
+func (l *launch) ready(ctx context.Context) ([][]string, error) {
+	if err := l.copyIn(ctx); err != nil {
+		return nil, err
+	}
+	return l.commands(ctx)
+}
+
+// commands uploads the script, if it is one, and returns what to try in turn.
 func (l *launch) commands(ctx context.Context) ([][]string, error) {
 	if l.script == nil {
 		return [][]string{l.program.command}, nil
@@ -248,7 +259,7 @@ func (l *launch) detach(ctx context.Context) error {
 }
 
 func (l *launch) startDetached(ctx context.Context) error {
-	commands, err := l.commands(ctx)
+	commands, err := l.ready(ctx)
 	if err != nil {
 		return err
 	}
@@ -273,36 +284,6 @@ func (s *attached) startOnly(ctx context.Context) error {
 		return s.failure(ctx, err)
 	}
 	return nil
-}
-
-// errCopy marks an error of copyOut: the program has ended by then.
-var errCopy = errors.New("copy")
-
-// copyOut copies the --output results out of a sandbox that still lives. Without the program's success a missing result
-// is no error of its own.
-func (l *launch) copyOut(ctx context.Context, err error, res result) error {
-	if err != nil && !errors.Is(err, errTimeLimit) {
-		return err
-	}
-	for _, spec := range l.flags.outputs {
-		guest, host, given := strings.Cut(spec, ":")
-		if !given || host == "" {
-			host = "."
-		}
-		if !path.IsAbs(guest) && l.program.cwd != "" {
-			guest = path.Join(l.program.cwd, guest)
-		}
-		from := remotePath{client: l.client, id: l.sandbox.GetId(), path: guest, user: l.program.user}
-		copyErr := l.app.copyFrom(ctx, from, host, defaultCopyLimit)
-		switch {
-		case copyErr == nil:
-		case err == nil && res.code == 0:
-			err = fmt.Errorf("%w %s out: %w", errCopy, guest, copyErr)
-		default:
-			l.app.warn("%s was not copied out: %s", guest, copyErr)
-		}
-	}
-	return err
 }
 
 // end removes the sandbox, unless it is to be kept, says why it or its program died, and returns the exit status.

@@ -59,7 +59,8 @@ type runFlags struct {
 	cpus                          float64
 	memory, disk                  sizeFlag
 	pids                          int64
-	volumes, outputs, metadata    []string
+	volumes, inputs, outputs      []string
+	metadata                      []string
 	options                       []string
 	allow                         allowFlag
 	detach, remove, json, verbose bool
@@ -78,6 +79,7 @@ func (f *runFlags) add(cmd *cobra.Command) {
 	flags.Int64Var(&f.pids, "pids", 0, "processes and threads")
 	flags.StringArrayVar(&f.volumes, "volume", nil, "share a path of this host: `host:guest[:ro]`")
 	flags.Var(&f.allow, "allow", "let the code ask a host, or read a directory of this one: `capability` fetch=HOST or read=DIR")
+	flags.StringArrayVar(&f.inputs, "input", nil, "copy this in before the program starts: `host[:guest]`")
 	flags.StringArrayVar(&f.outputs, "output", nil, "copy this out when the program has ended: `guest[:host]`")
 	flags.StringArrayVar(&f.options, "option", nil, "set what only the driver knows: `KEY=VALUE`, as fuel=1000000 for wasm")
 	flags.BoolVar(&f.exclusive, "exclusive", false, "share the process of an engine such as V8 with no other sandbox")
@@ -122,6 +124,7 @@ The exit status is the program's (128+n if signal n killed it); 124 if its time 
 failed; 126 if the program cannot be executed; 127 if it was not found.`,
 		Example: `  firebreak run -- python3 -c 'print(sum(range(10)))'
   firebreak run --output report.svg examples/sales.py
+  firebreak run --input data.csv --input lib -- python3 -c 'print(open("data.csv").read())'
   firebreak run --origin trusted --memory 512m --timeout 30s -- make test
   firebreak run primes.py --needs compute
   firebreak run filter.wasm < data

@@ -236,7 +236,11 @@ func missingScript(file string, err error) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return invalid("", err, "")
 	}
-	mend := "a command inside the sandbox goes after --"
+	return noFile(file, "a command inside the sandbox goes after --")
+}
+
+// noFile is the error of a file that is not there, with one that may be meant in place of mend.
+func noFile(file, mend string) error {
 	entries, readErr := os.ReadDir(filepath.Dir(file))
 	var names []string
 	for _, e := range entries {

@@ -1,0 +1,102 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/firebreak-dev/firebreak"
+)
+
+// input is a file or directory of the caller that is copied in before the program starts.
+type input struct{ host, guest string }
+
+// parseInputs reads host[:guest]. A file that is there under all of the name is meant by it.
+func parseInputs(specs []string) (all []input, err error) {
+	for _, spec := range specs {
+		in := input{host: spec}
+		if _, err = os.Stat(spec); err != nil {
+			if at := strings.LastIndexByte(spec, ':'); at > 0 {
+				in = input{spec[:at], spec[at+1:]}
+				_, err = os.Stat(in.host)
+			}
+		}
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil, noFile(in.host, "write --input HOST or --input HOST:GUEST")
+		case err != nil:
+			return nil, invalid("", err, "")
+		}
+		all = append(all, in)
+	}
+	return all, nil
+}
+
+// copyIn copies the --input files into a sandbox in which nothing runs yet.
+func (l *launch) copyIn(ctx context.Context) error {
+	if len(l.inputs) == 0 {
+		return nil
+	}
+	defer l.report.lap(&l.report.upload)()
+	boundary := l.sandbox.GetBoundary()
+	if boundary == firebreak.BoundaryNone.String() {
+		return &firebreak.Error{Kind: firebreak.KindUnsupported, Err: errors.New("nothing is copied in: programs without isolation have this host's files, which it could overwrite"),
+			Mend: "leave --input out"}
+	}
+	for _, in := range l.inputs {
+		to := remotePath{client: l.client, id: l.sandbox.GetId(), path: l.below(in.guest), user: l.program.user}
+		up, err := l.app.upload(ctx, in.host, to)
+		if err == nil && boundary != firebreak.BoundaryLanguage.String() { // where files have no permissions that matter
+			err = up.setModes(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("%w %s in: %w", errCopy, in.host, err)
+		}
+	}
+	return nil
+}
+
+// below is the path that is meant by one relative to the work directory; "" is that directory.
+func (l *launch) below(guest string) string {
+	switch dir := l.program.cwd; {
+	case guest == "":
+		return path.Clean(dir) + "/"
+	case dir == "" || path.IsAbs(guest):
+		return guest
+	case strings.HasSuffix(guest, "/"):
+		return path.Join(dir, guest) + "/"
+	default:
+		return path.Join(dir, guest)
+	}
+}
+
+// errCopy marks an error of copying in or out.
+var errCopy = errors.New("copy")
+
+// copyOut copies the --output results out of a sandbox that still lives. Without the program's success a missing result
+// is no error of its own.
+func (l *launch) copyOut(ctx context.Context, err error, res result) error {
+	if err != nil && !errors.Is(err, errTimeLimit) {
+		return err
+	}
+	for _, spec := range l.flags.outputs {
+		guest, host, given := strings.Cut(spec, ":")
+		if !given || host == "" {
+			host = "."
+		}
+		from := remotePath{client: l.client, id: l.sandbox.GetId(), path: l.below(guest), user: l.program.user}
+		copyErr := l.app.copyFrom(ctx, from, host, defaultCopyLimit)
+		switch {
+		case copyErr == nil:
+		case err == nil && res.code == 0:
+			err = fmt.Errorf("%w %s out: %w", errCopy, guest, copyErr)
+		default:
+			l.app.warn("%s was not copied out: %s", guest, copyErr)
+		}
+	}
+	return err
+}

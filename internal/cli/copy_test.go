@@ -295,6 +295,29 @@ func TestRunCopiesFilesIn(t *testing.T) {
 	}
 }
 
+// TestRunSuggestsInput: a program that failed may have looked for a file of this host.
+func TestRunSuggestsInput(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	tree(t, dir, "a.txt 0644 one", "d/ 0755", "d/b 0644 two", "s.sh 0644 cat \"$@\"")
+	for args, want := range map[string]string{
+		"-- grep x a.txt":                  "firebreak: a.txt lies on this host and not in the sandbox; --input a.txt copies it in\n",
+		"s.sh ./d/b":                       "firebreak: ./d/b lies on this host and not in the sandbox; --input d copies it in\n",
+		"-w /home s.sh d/b a.txt":          "--input d copies it in\n",
+		"--input a.txt -- grep x a.txt":    "",
+		"-- sh -c true a.txt":              "",
+		"-- sh -c false d none /dev/null":  "",
+		"-- sh -c false " + dir + "/a.txt": "",
+		"-q -- grep x a.txt":               "",
+		"--json -- grep x a.txt":           "",
+	} {
+		got := run{s: newServer(t)}.do(t, append([]string{"run"}, strings.Fields(args)...)...)
+		if strings.Contains(got.stderr, "copies it in") != (want != "") || !strings.HasSuffix(got.stderr, want) {
+			t.Errorf("%s: %+v", args, got)
+		}
+	}
+}
+
 func TestRunCopiesResultsOut(t *testing.T) {
 	s, dst := newServer(t), t.TempDir()
 	run{s: s}.do(t, "run", "--output", "r.txt:"+dst, "--output", "d:"+dst+"/e", "--", "sh", "-c", "echo result >r.txt; mkdir d; echo x >d/f").want(t, 0, "", "")

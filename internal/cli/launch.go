@@ -146,6 +146,9 @@ func (l *launch) run(ctx context.Context) error {
 		return l.detach(ctx)
 	}
 	res, err := l.runProgram(ctx)
+	if err == nil && res.code != 0 {
+		l.suggestInput(ctx)
+	}
 	err = l.copyOut(ctx, err, res)
 	return l.end(ctx, res, err)
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 
 	"github.com/firebreak-dev/firebreak"
@@ -58,6 +59,24 @@ func (l *launch) copyIn(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// suggestInput says which file of the caller a program that failed may have looked for.
+func (l *launch) suggestInput(ctx context.Context) {
+	if l.app.quiet || l.flags.json || l.sandbox.GetBoundary() == firebreak.BoundaryNone.String() {
+		return
+	}
+	for _, arg := range l.program.command[1:] {
+		if info, err := os.Stat(arg); err != nil || !info.Mode().IsRegular() || !filepath.IsLocal(arg) {
+			continue
+		}
+		at := remotePath{client: l.client, id: l.sandbox.GetId(), path: l.below(arg), user: l.program.user}
+		if _, err := at.stat(ctx); firebreak.KindOf(err) == firebreak.KindNotFound {
+			top, _, _ := strings.Cut(path.Clean(arg), "/")
+			l.app.say(plain, "%s lies on this host and not in the sandbox; --input %s copies it in", arg, top)
+			return
+		}
+	}
 }
 
 // below is the path that is meant by one relative to the work directory; "" is that directory.

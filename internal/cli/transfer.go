@@ -63,9 +63,12 @@ func (l *launch) copyIn(ctx context.Context) error {
 
 // suggestInput says which file of the caller a program that failed may have looked for.
 func (l *launch) suggestInput(ctx context.Context) {
-	if l.app.quiet || l.flags.json || l.sandbox.GetBoundary() == firebreak.BoundaryNone.String() {
+	const blind = "v8" // the driver whose programs see no files
+	if l.app.quiet || l.flags.json || l.sandbox.GetDriver() == blind || l.sandbox.GetBoundary() == firebreak.BoundaryNone.String() {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, killed) // for an agent that the program may have stopped
+	defer cancel()
 	for _, arg := range l.program.command[1:] {
 		if info, err := os.Stat(arg); err != nil || !info.Mode().IsRegular() || !filepath.IsLocal(arg) {
 			continue

@@ -57,6 +57,7 @@ func TestCommonJS(t *testing.T) {
 	s.program("esm 4 cjs\n", "mixed.cjs", "const m = require('./mixed.mjs'); import('./mixed2.cjs').then(c => console.log(m.default, m.four, c.default.v))", "mixed.mjs", "export default 'esm'; export const four = 4", "mixed2.cjs", "exports.v = 'cjs'")
 	s.program("!require() cannot be used on an ES module with await at its top", "needs.cjs", "require('./top.mjs')", "top.mjs", "await 1; export default 1")
 	s.program("boo caught\n", "throws.cjs", "try { require('./thrower.cjs') } catch (e) { console.log(e.message, 'caught') }", "thrower.cjs", "throw new Error('boo')")
+	s.program("!/home/user/first.cjs:1:7)", "first.cjs", "throw new Error('here')")
 	s.program("!/home/user/line.cjs:3:7", "line.cjs", "\n\nthrow new Error('here')")
 }
 

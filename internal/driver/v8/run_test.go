@@ -217,6 +217,9 @@ func TestCode(t *testing.T) {
 				t.Errorf("%s: %+v", text, r)
 			}
 		}
+		if r := s.run("throw new Error('x'.repeat(1e7) + '\\n    at ' + ':1:1'.repeat(1e6))"); r.failed != "Error" || len(r.traceback) > 2<<20 {
+			t.Errorf("a long error: %s %.100s, %d bytes", r.failed, r.value, len(r.traceback))
+		}
 		if r := s.run("1 +"); r.failed != "SyntaxError" {
 			t.Errorf("%+v", r)
 		}

@@ -3,7 +3,7 @@
 // and the host believes nothing of that. What is used after code has run is taken out of its reach here, so that code
 // that changes prototypes by mistake still gets answers.
 import util from 'node:util'
-import { loader } from 'modules.js'
+import { loader, placed } from 'modules.js'
 import * as waiting from 'waiting.js'
 import { createRequire } from 'node:module'
 import { abortIsolate } from 'cloudflare:workers'
@@ -81,7 +81,7 @@ function render (value) {
 function failure (error) {
   const isError = error instanceof Error
   let text = isError ? String(error.stack ?? error) : 'Uncaught ' + inspect(error)
-  text = text.split('\n').filter(line => !/^ +at (?:.* \(|async )?(?:(?:kernel|modules|waiting)\.js:\d|node-internal:)/.test(line)).join('\n')
+  text = text.split('\n').filter(line => !/^ +at (?:.* \(|async )?(?:(?:kernel|modules|waiting)\.js:\d|node-internal:)/.test(line)).map(placed).join('\n')
   if (isError && error.code === 'ENOENT') text += '\n' + noFiles
   return {
     type: 'error', name: String(isError ? error.name : typeof error), traceback: cut(text),

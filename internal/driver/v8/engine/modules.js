@@ -7,8 +7,10 @@ import { needs } from 'waiting.js'
 const evaluate = globalThis.eval
 const builtin = createRequire('file:///')
 const { parse } = JSON
+const { max } = Math
 const { assign, create, defineProperty, hasOwn, keys } = Object
 const { Error, SyntaxError, URL, String, Promise } = globalThis
+const heads = create(null) // by URL of CommonJS's code: how much stands before its first line
 const relative = /^(\.{0,2}\/|\.{1,2}$|file:)/
 
 function fail (Type, code, message) {
@@ -16,6 +18,15 @@ function fail (Type, code, message) {
   if (code) error.code = code
   error.stack = `${error.name}${code ? ` [${code}]` : ''}: ${message}`
   return error
+}
+
+// placed makes the column in a line of a stack trace that of the file.
+export function placed (line) {
+  const found = /:1:(\d+)\)?$/.exec(line)
+  if (found === null) return line
+  const from = max(line.lastIndexOf(' ', found.index), line.lastIndexOf('(', found.index)) + 1
+  const url = line.slice(from, found.index)
+  return hasOwn(heads, url) ? line.slice(0, from) + `${url}:1:${found[1] - heads[url]}` + (line.endsWith(')') ? ')' : '') : line
 }
 
 function noPackage (spec, by) {
@@ -37,8 +48,10 @@ export function loader (modules, main) {
   let first // CommonJS's, if main is one
 
   function compile ({ id, given }) {
+    const url = id.replace(/[\s'"]/g, '_')
+    if (given.kind === 'cjs') heads[url] = given.code.indexOf('{') + 1
     try {
-      return evaluate(given.code + '\n//# sourceURL=' + id.replace(/[\s'"]/g, '_'))
+      return evaluate(given.code + '\n//# sourceURL=' + url)
     } catch (error) {
       throw fail(SyntaxError, '', `${error.message} in ${id}`)
     }

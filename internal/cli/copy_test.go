@@ -312,7 +312,7 @@ func TestRunSuggestsInput(t *testing.T) {
 		"--json -- grep x a.txt":           "",
 	} {
 		got := run{s: newServer(t)}.do(t, append([]string{"run"}, strings.Fields(args)...)...)
-		if strings.Contains(got.stderr, "copies it in") != (want != "") || !strings.HasSuffix(got.stderr, want) {
+		if strings.Contains(got.stderr, "--input") != (want != "") || !strings.HasSuffix(got.stderr, want) {
 			t.Errorf("%s: %+v", args, got)
 		}
 	}

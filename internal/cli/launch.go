@@ -237,7 +237,7 @@ func (l *launch) interpreters(ctx context.Context) ([][]string, error) {
 
 func (l *launch) noInterpreter(commands [][]string, err error) error {
 	if l.script == nil {
-		return err
+		return l.onlyHere(err)
 	}
 	var names []string
 	for _, c := range commands {

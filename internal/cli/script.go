@@ -144,7 +144,7 @@ func openScript(file, lang string, info fs.FileInfo) (*script, error) {
 			return nil, nil // /bin/ls is the sandbox's
 		}
 		return nil, invalid("", fmt.Errorf("%s is no script: it has neither a known extension nor a #! line", file),
-			"say --lang, or share a program of this host with --volume")
+			"say --lang, or copy a program of this host in: "+withInput(file))
 	}
 	return &script{name: filepath.Base(file), content: io.LimitReader(head, maxScript), language: language, commands: commands, close: f.Close}, nil
 }

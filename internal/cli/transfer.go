@@ -70,16 +70,46 @@ func (l *launch) suggestInput(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, killed) // for an agent that the program may have stopped
 	defer cancel()
 	for _, arg := range l.program.command[1:] {
-		if info, err := os.Stat(arg); err != nil || !info.Mode().IsRegular() || !filepath.IsLocal(arg) {
+		if !isFileBelow(arg) {
 			continue
 		}
 		at := remotePath{client: l.client, id: l.sandbox.GetId(), path: l.below(arg), user: l.program.user}
 		if _, err := at.stat(ctx); firebreak.KindOf(err) == firebreak.KindNotFound {
-			top, _, _ := strings.Cut(path.Clean(arg), "/")
-			l.app.say(plain, "%s lies on this host and not in the sandbox; --input %s copies it in", arg, top)
+			l.app.say(plain, "%s lies on this host and not in the sandbox; --input %s copies it in", arg, topOf(arg))
 			return
 		}
 	}
+}
+
+// onlyHere is the error of a program that was not found in the sandbox, and may be one of this host.
+func (l *launch) onlyHere(err error) error {
+	var failed *startFailure
+	name := l.program.command[0]
+	if !notFound(err) || !errors.As(err, &failed) || !isFileBelow(name) || len(l.inputs) > 0 {
+		return err
+	}
+	return &startFailure{code: failed.code, err: &firebreak.Error{Kind: failed.err.Kind, Err: failed.err.Err,
+		Mend: "it lies on this host: " + withInput(name)}}
+}
+
+// withInput is how to run a program of this host.
+func withInput(name string) string {
+	if name = path.Clean(name); filepath.IsLocal(name) {
+		return fmt.Sprintf("firebreak run --input %s -- ./%s", topOf(name), name)
+	}
+	return fmt.Sprintf("firebreak run --input %s -- ./%s", name, path.Base(name))
+}
+
+// isFileBelow reports whether a word names a file of this host below the work directory.
+func isFileBelow(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.Mode().IsRegular() && filepath.IsLocal(name)
+}
+
+// topOf is the first directory of a path, or the file itself: with it, all keeps its place.
+func topOf(name string) string {
+	top, _, _ := strings.Cut(path.Clean(name), "/")
+	return top
 }
 
 // below is the path that is meant by one relative to the work directory; "" is that directory.

@@ -28,7 +28,8 @@ var ErrTrap = errors.New("the plugin failed")
 const (
 	maxDiagnosis = 1 << 10         // bytes of what is told about a call that failed
 	callChunk    = 1 << 20         // bytes of one message of input
-	killTime     = 5 * time.Second // for telling a call that its input ends, or that it is to end itself
+	killTime     = 5 * time.Second // for telling a call that is given up to end
+	closeTime    = time.Second     // for what ends the input of one that has ended
 )
 
 // Call calls a function that the plugin in a sandbox exports with the bytes of input, and returns those that the function
@@ -149,9 +150,11 @@ func (p *pluginCall) send(ctx context.Context, input []byte, cancel context.Canc
 // net/http lets another request have the connection of one whose answer has no body just before it is told of the answer,
 // and would fail that other one.
 func (p *pluginCall) closeInput(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTime)
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	_, err := p.process.CloseStdin(ctx, connect.NewRequest(&process.CloseStdinRequest{Process: p.which()}))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(closeTime, cancel) })
+	defer stop()
+	_, err := p.process.CloseStdin(longer, connect.NewRequest(&process.CloseStdinRequest{Process: p.which()}))
 	return err
 }
 

@@ -412,9 +412,14 @@ func (s *attached) tell(ctx context.Context, req *process.SendSignalRequest) {
 
 // short is for a request that is answered at once and with nothing. It is not canceled with the program that it may have
 // ended: net/http lets another request have the connection of such a one just before it is told of the answer, and would
-// fail that other one, which may be the one that removes the sandbox.
+// fail that other one, which may be the one that removes the sandbox. So it has a moment more than the program.
 func short(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), killed)
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(killed, cancel) })
+	return longer, func() {
+		stop()
+		cancel()
+	}
 }
 
 func bySelector(pid uint32) *process.ProcessSelector {

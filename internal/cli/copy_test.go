@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/firebreak-dev/firebreak"
 	"github.com/firebreak-dev/firebreak/internal/api/filesystem"
 	firebreakv1 "github.com/firebreak-dev/firebreak/internal/api/firebreak/v1"
 )
@@ -291,6 +292,18 @@ func TestRunCopiesFilesIn(t *testing.T) {
 		got := run{s: s}.do(t, append([]string{"run"}, strings.Fields(args)...)...)
 		if want == "" && got.code != 0 || want != "" && (got.code != 125 || !strings.Contains(got.stderr, want)) {
 			t.Errorf("%s: %+v, want %s", args, got, want)
+		}
+	}
+}
+
+// TestTimeUpWhileCopyingIn: the program that was to be stopped has not begun.
+func TestTimeUpWhileCopyingIn(t *testing.T) {
+	for reason, want := range map[firebreak.EndReason]string{firebreak.EndDeadline: "the sandbox's time was up while", firebreak.EndDestroyed: "", firebreak.EndLost: "ended before"} {
+		gone := &firebreak.Error{Kind: firebreak.KindNotFound, Err: errors.New("gone")}
+		o := outcome{err: fmt.Errorf("%w x in: %w", errCopyIn, gone), sandbox: &firebreakv1.Sandbox{EndReason: string(reason)}}
+		o.judge()
+		if !strings.Contains(o.text, want) || want == "" && o.err == nil || want != "" && o.code != 125 {
+			t.Errorf("%s: %+v", reason, o)
 		}
 	}
 }

@@ -39,11 +39,13 @@ func (o *outcome) judge() {
 	end := firebreak.EndReason(o.sandbox.GetEndReason())
 	limits := o.sandbox.GetLimits()
 	lost := o.err != nil && (firebreak.KindOf(o.err) == firebreak.KindUnavailable || firebreak.KindOf(o.err) == firebreak.KindNotFound)
-	if errors.Is(o.err, errCopy) && end == firebreak.EndDestroyed {
+	if (errors.Is(o.err, errCopy) || errors.Is(o.err, errCopyIn)) && end == firebreak.EndDestroyed {
 		lost = false // what is not found is the result; the sandbox was removed by ourselves, after that
 	}
 	var failed *startFailure
 	switch {
+	case errors.Is(o.err, errCopyIn) && lost && end == firebreak.EndDeadline:
+		o.explain(reasonTimeout, 125, "the sandbox's time was up while files were copied in; raise it with --timeout")
 	case errors.Is(o.err, errTimeLimit), lost && end == firebreak.EndDeadline, firebreak.KindOf(o.err) == firebreak.KindDeadline:
 		o.explain(reasonTimeout, 124, "the program was stopped at its time limit%s; raise it with --timeout", limitText(o.timeout.String(), o.timeout > 0))
 	case errors.Is(o.err, errPipeClosed):

@@ -55,7 +55,7 @@ func (l *launch) copyIn(ctx context.Context) error {
 			err = up.setModes(ctx)
 		}
 		if err != nil {
-			return fmt.Errorf("%w %s in: %w", errCopy, in.host, err)
+			return fmt.Errorf("%w %s in: %w", errCopyIn, in.host, err)
 		}
 	}
 	return nil
@@ -85,7 +85,7 @@ func (l *launch) suggestInput(ctx context.Context) {
 func (l *launch) onlyHere(err error) error {
 	var failed *startFailure
 	name := l.program.command[0]
-	if !notFound(err) || !errors.As(err, &failed) || !isFileBelow(name) || len(l.inputs) > 0 {
+	if !notFound(err) || !errors.As(err, &failed) || !isFileBelow(name) || len(l.inputs) > 0 || l.sandbox.GetBoundary() == firebreak.BoundaryNone.String() {
 		return err
 	}
 	return &startFailure{code: failed.code, err: &firebreak.Error{Kind: failed.err.Kind, Err: failed.err.Err,
@@ -126,7 +126,10 @@ func (l *launch) below(guest string) string {
 	}
 }
 
-// errCopy marks an error of copying in or out.
+// errCopyIn marks an error of copying in, when no program has begun.
+var errCopyIn = errors.New("copy")
+
+// errCopy marks an error of copying out: the program has ended by then.
 var errCopy = errors.New("copy")
 
 // copyOut copies the --output results out of a sandbox that still lives. Without the program's success a missing result

@@ -64,8 +64,11 @@ func (c *cells) prepare(ctx context.Context, p *proc, text string, env map[strin
 	}
 	s := script.Prepare(text)
 	r := request{Code: s.Code + "\n//# sourceURL=cell", Boxed: s.Boxed, Env: orEmpty(env), At: at}
-	if len(s.Named) == 0 {
+	switch n := len(s.Named); {
+	case n == 0:
 		return r, nil
+	case n > script.MaxNamed:
+		return r, &codeError{"Unsupported", fmt.Sprintf("the code names more than %d modules", script.MaxNamed)}
 	}
 	g := newGathering(c.files, func(ctx context.Context, source string) (string, error) { return p.plain(ctx, source, false) })
 	from, err := g.imports(ctx, at, s.Named)

@@ -94,6 +94,9 @@ func (g *gathering) readsInput() bool {
 // follow adds what a module names. What is not there is the business of the code that needs it.
 func (g *gathering) follow(ctx context.Context, name string, m *script.Module) error {
 	for _, spec := range m.Named {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		found, ok := g.resolve(name, m.Kind == "cjs", spec)
 		if !ok {
 			continue
@@ -141,7 +144,7 @@ func (g *gathering) add(ctx context.Context, name, source string) error {
 	default:
 		m = script.NewModule(name, source)
 	}
-	if g.size += len(m.Code); g.size > script.MaxCode {
+	if g.size += max(len(source), len(m.Code)); g.size > script.MaxCode {
 		return tooLarge()
 	}
 	g.modules[name] = m

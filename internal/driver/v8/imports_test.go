@@ -9,7 +9,7 @@ import (
 // fails checks that code fails with a text.
 func (s *sandbox) fails(text, want string) {
 	s.t.Helper()
-	if r := s.run(text); r.failed == "" || r.failed == "KernelDied" || !strings.Contains(r.traceback+r.value, want) {
+	if r := s.run(text); r.failed == "" || r.failed == "KernelDied" || !strings.Contains(r.failed+r.traceback+r.value, want) {
 		s.t.Errorf("%s: %+v, want %q", text, r, want)
 	}
 }
@@ -67,6 +67,28 @@ func TestImportsThatFail(t *testing.T) {
 		s.write("/home/user/"+c.name, c.good)
 		s.value(load, "7")
 	}
+	// What was to run with one that fails is loaded anew, too, and stands in nobody's way.
+	s.write("/home/user/both.mjs", "import './fails.mjs'; import { v } from './beside.mjs'; export { v }")
+	s.write("/home/user/beside.mjs", "import './both.mjs'; export const v = 1")
+	s.write("/home/user/other.mjs", "export const v = 3")
+	s.fails("await import('./both.mjs')", "Cannot find module '/home/user/fails.mjs'")
+	s.value("(await import('./other.mjs')).v", "3")
+	s.write("/home/user/fails.mjs", "throw new RangeError('still')")
+	s.fails("await import('./both.mjs')", "RangeError: still")
+	s.write("/home/user/beside.mjs", "export const v = 2, w = 5")
+	s.write("/home/user/both.mjs", "import './fails.mjs'; import { v, w } from './beside.mjs'; export const all = v + w")
+	s.write("/home/user/fails.mjs", "")
+	s.value("(await import('./both.mjs')).all", "7")
+	// So is one that never came to its end.
+	s.write("/home/user/waits.mjs", "export const v = await new Promise(() => {})")
+	s.fails("(await import('./waits.mjs')).v", "Unfinished")
+	s.write("/home/user/waits.mjs", "export const v = 8")
+	s.value("(await import('./waits.mjs')).v", "8")
+	var many strings.Builder
+	for i := range 2001 {
+		fmt.Fprintf(&many, "require('m%d');", i)
+	}
+	s.fails(many.String(), "the code names more than 2000 modules")
 	s.fails("import x from 'lodash'", "Cannot find package 'lodash' imported from /home/user/cell.js")
 	s.fails("require('lodash')", "Cannot find package 'lodash' required by /home/user/cell.js")
 	s.fails("await import('../../../etc/passwd')", "Cannot find module '/etc/passwd'")

@@ -24,7 +24,7 @@ const forms = {
   'application/javascript': 'javascript'
 }
 const exit = Symbol('exit')
-const noFiles = 'Code in a V8 sandbox does not see the sandbox\'s files: give it data as standard input, as arguments, or as modules that it imports (JSON, too).'
+const noFiles = 'Code in a V8 sandbox does not see the sandbox\'s files: give it data as modules that it imports (JSON, too)'
 const makesCode = /\bFunction\b|[.[]\s*['"`]?constructor\b/ // which may have an import() that nobody sees
 
 const imported = loader(create(null)) // by code contexts
@@ -82,7 +82,7 @@ function failure (error) {
   const isError = error instanceof Error
   let text = isError ? String(error.stack ?? error) : 'Uncaught ' + inspect(error)
   text = text.split('\n').filter(line => !/^ +at (?:.* \(|async )?(?:(?:kernel|modules|waiting)\.js:\d|node-internal:)/.test(line)).map(placed).join('\n')
-  if (isError && error.code === 'ENOENT') text += '\n' + noFiles
+  if (isError && error.code === 'ENOENT') text += '\n' + noFiles + (crash === report ? ', or in the code itself.' : ', as standard input, or as arguments.')
   return {
     type: 'error', name: String(isError ? error.name : typeof error), traceback: cut(text),
     value: cut(isError ? String(error.message) : inspect(error))

@@ -8,7 +8,7 @@ const evaluate = globalThis.eval
 const builtin = createRequire('file:///')
 const { parse } = JSON
 const { max } = Math
-const { assign, create, defineProperty, hasOwn, keys } = Object
+const { assign, create, defineProperty, hasOwn, keys, values } = Object
 const { Error, SyntaxError, URL, String, Promise } = globalThis
 const heads = create(null) // by URL of CommonJS's code: how much stands before its first line
 const relative = /^(\.{0,2}\/|\.{1,2}$|file:)/
@@ -60,10 +60,13 @@ export function loader (modules, main) {
   function link (id) {
     if (made[id]) return made[id]
     const given = modules[id]
-    const m = { id, given, space: create(null), deps: [], begun: false, failed: false, module: undefined, error: undefined, done: undefined }
+    const m = { id, given, space: create(null), deps: [], begun: false, ran: false, module: undefined, error: undefined, done: undefined }
     defineProperty(m.space, Symbol.toStringTag, { value: 'Module' })
     if (given.kind === 'error') throw fail(given.name === 'SyntaxError' ? SyntaxError : Error, given.code, `${given.text} in ${id}`)
-    if (given.kind === 'json') m.module = { exports: json(m) }
+    if (given.kind === 'json') {
+      m.module = { exports: json(m) }
+      m.ran = true
+    }
     if (given.kind === 'cjs') m.module = { exports: {}, id, filename: id, loaded: false, children: [], paths: [] }
     made[id] = m
     if (m.module) define(m.space, 'default', () => m.module.exports)
@@ -140,14 +143,25 @@ export function loader (modules, main) {
         }
       }
     }
-    const all = fresh
+    for (const m of fresh) check(m)
     fresh = []
+  }
+
+  // find links a module, and all that it needs and is new. Of what cannot be linked nothing stays.
+  function find (id) {
     try {
-      for (const m of all) check(m)
+      const m = link(id)
+      settle()
+      return m
     } catch (error) {
-      for (const m of all) delete made[m.id]
+      forget(fresh)
       throw error
     }
+  }
+
+  function forget (all) {
+    for (const m of all) delete made[m.id]
+    fresh = []
   }
 
   function check ({ given, deps }) {
@@ -164,18 +178,15 @@ export function loader (modules, main) {
   }
 
   async function go (m, above) {
-    try {
-      for (const dep of m.deps) {
-        if (dep.given) await start(dep, above)
-      }
-      if (m.begun) return
-      if (m.module) return run(m)
-      m.begun = true
-      await m.body.next()
-    } catch (error) {
-      m.failed = true
-      throw error
+    for (const dep of m.deps) {
+      if (dep.given) await start(dep, above)
     }
+    if (m.error) throw m.error.value
+    if (m.begun) return
+    if (m.module) return run(m)
+    m.begun = true
+    await m.body.next()
+    m.ran = true
   }
 
   // need runs a module at once, for require.
@@ -190,9 +201,9 @@ export function loader (modules, main) {
         if (dep.given) need(dep)
       }
       m.body.next()
+      m.ran = true
     } catch (error) {
       m.error = { value: error }
-      m.failed = true
       throw error
     }
     m.done = Promise.resolve()
@@ -207,10 +218,10 @@ export function loader (modules, main) {
       compile(m).call(m.module.exports, m.module.exports, requirer(m), m.module, m.id, directory(m.id), importer(m))
     } catch (error) {
       m.begun = false
-      m.failed = true
       throw error
     }
     m.module.loaded = true
+    m.ran = true
     const { exports } = m.module
     if (exports !== null && (typeof exports === 'object' || typeof exports === 'function')) {
       for (const name of keys(exports)) define(m.space, name, () => exports[name])
@@ -222,9 +233,7 @@ export function loader (modules, main) {
     const require = spec => {
       const id = own(m.given.from, String(spec))
       if (id === undefined) return outside(m, String(spec), 'required by ' + m.id)
-      const found = link(id)
-      settle()
-      return need(found)
+      return need(find(id))
     }
     require.main = first
     require.cache = {}
@@ -242,8 +251,7 @@ export function loader (modules, main) {
       }
       if (id === undefined) id = new URL(spec, 'file://' + m.id).pathname
       if (!hasOwn(modules, id)) return outside(m, spec, 'imported from ' + m.id)
-      const found = link(id)
-      settle()
+      const found = find(id)
       await start(found)
       return found.space
     }
@@ -255,18 +263,14 @@ export function loader (modules, main) {
 
     // run runs the program.
     run () {
-      const root = link(main)
-      settle()
-      return start(root)
+      return start(find(main))
     },
 
-    // add takes modules that may be imported from now on. Those that have run are kept as they are, and those that failed are
-    // loaded anew.
+    // add takes modules that may be imported from now on. Those that have run are kept as they are; those that failed, or were
+    // to run with one that did, are loaded anew.
     add (more) {
       assign(modules, more)
-      for (const id of keys(made)) {
-        if (made[id].failed) delete made[id]
-      }
+      forget(values(made).filter(m => !m.ran))
     }
   }
 }

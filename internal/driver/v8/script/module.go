@@ -35,11 +35,11 @@ type Imported struct {
 	Name string `json:"name"`
 }
 
-// Limits of what one module names: other modules, and names of theirs.
-const (
-	maxNamed    = 2000
-	maxImported = 20_000
-)
+// MaxNamed bounds the other modules that one module, or code of a context, names.
+const MaxNamed = 2000
+
+// maxImported bounds the names of theirs that one imports.
+const maxImported = 20_000
 
 // looksES tells ES modules from CommonJS where the parser gave up.
 var looksES = sync.OnceValue(func() *regexp.Regexp {
@@ -67,8 +67,8 @@ func NewModule(name, code string) *Module {
 	}
 	js.Walk(w, ast)
 	m.Named = w.named
-	if len(m.Named) > maxNamed || len(m.Imports) > maxImported {
-		return &Module{Kind: "error", Text: fmt.Sprintf("more than %d modules, or %d names of theirs, are imported", maxNamed, maxImported)}
+	if len(m.Named) > MaxNamed || len(m.Imports) > maxImported {
+		return &Module{Kind: "error", Text: fmt.Sprintf("more than %d modules, or %d names of theirs, are imported", MaxNamed, maxImported)}
 	}
 	common := slices.Contains([]string{".cjs", ".cts"}, path.Ext(name))
 	if !isES && (common || !w.isES && !m.Async) {
@@ -107,7 +107,7 @@ func (w *linking) dep(literal []byte) int {
 	if !ok {
 		spec = string(literal)
 	}
-	if i, ok := w.deps[spec]; ok || len(w.named) > maxNamed {
+	if i, ok := w.deps[spec]; ok || len(w.named) > MaxNamed {
 		return i
 	}
 	if w.deps == nil {

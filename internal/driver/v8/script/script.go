@@ -19,7 +19,7 @@ const MaxCode = 8 << 20
 type Script struct {
 	Code  string
 	Boxed bool     // it is a promise of [value]
-	Named []string // modules, by import statements, import() and require
+	Named []string // modules, by import statements, import() and require; MaxNamed and one, if there are more
 }
 
 // Prepare makes code ready, so that what it declares at its top is there in the next run, whose last expression is its
@@ -80,7 +80,7 @@ type naming struct {
 }
 
 func (n *naming) note(spec string) {
-	if n.known[spec] || len(n.named) > maxNamed {
+	if n.known[spec] || len(n.named) > MaxNamed {
 		return
 	}
 	if n.known == nil {

@@ -56,6 +56,13 @@ import('qjs:std').then(std => import('qjs:os').then(os => {
   }
   globalThis.display = value => send({ type: 'result', id, main: false, forms: render(value) })
 
+  const comment = '//[^\\n]*(?![^\\n])|/\\*(?:[^*]|\\*(?!/))*\\*/'
+  const comments = new RegExp(comment, 'g')
+  const gap = `(?:\\s|${comment})*`
+  const name = '([\\w$\\u0080-\\uffff]+)'
+  const names = `(?:${name}${gap}(?:,${gap})?)?(?:\\*${gap}as\\b${gap}${name}${gap})?(?:\\{([^}]*)\\}${gap})?`
+  const importing = new RegExp(`import\\b${gap}(?:${names}from\\b${gap})?("[^"\\n]+"|'[^'\\n]+')`, 'y')
+
   // again makes declarations that may be repeated of those at the top, because scripts share one scope, and import() of import
   // statements. Strings, comments, templates and expressions in slashes are passed over.
   function again (code) {
@@ -72,10 +79,11 @@ import('qjs:std').then(std => import('qjs:os').then(os => {
       token.lastIndex = found.index + t.length
       if (/[({[]/.test(t) && t.length === 1) depth++
       if (/[)}\]]/.test(t) && t.length === 1) depth--
-      text += depth === 0 && (line || /^[;}]$/.test(before)) ? declared(code, token, t) : t
+      const written = depth === 0 && (line || /^[;}]$/.test(before)) ? declared(code, token, t) : t
+      text += written
       if (/^\s/.test(t)) line ||= t.includes('\n')
       else if (!/^\/[/*]/.test(t)) {
-        before = t
+        before = t === 'import' && written !== t ? ';' : t
         line = false
       }
     }
@@ -91,17 +99,17 @@ import('qjs:std').then(std => import('qjs:os').then(os => {
       return name === null ? t : `var ${name[1]} = class`
     }
     if (t !== 'import') return t
-    const statement = /import\b\s*(?:([\w$]+)\s*,?\s*)?(?:\*\s*as\s+([\w$]+)\s*)?(?:\{([^}]*)\}\s*)?(?:from\s*)?("[^"\n]+"|'[^'\n]+')/y
-    statement.lastIndex = from
-    const found = statement.exec(code)
+    importing.lastIndex = from
+    const found = importing.exec(code)
     if (found === null) return t
-    token.lastIndex = statement.lastIndex
-    const [, one, all, some, name] = found
-    const call = `await import(${name})`
-    if (all) return `var ${all} = ${call}${one ? `, ${one} = ${all}.default` : ''};`
-    const names = (some ?? '').split(',').map(n => n.trim().replace(/\s+as\s+/, ': ')).filter(Boolean)
-    if (one) names.unshift(`default: ${one}`)
-    return names.length > 0 ? `var { ${names.join(', ')} } = ${call};` : `${call};`
+    token.lastIndex = importing.lastIndex
+    const [whole, one, all, some, module] = found
+    const lines = '\n'.repeat(whole.split('\n').length - 1) // so that those after it keep their numbers
+    const call = `await import(${module})`
+    if (all) return `var ${all} = ${call}${one ? `, { default: ${one} } = ${all}` : ''};` + lines
+    const parts = (some ?? '').replace(comments, ' ').split(',').map(n => n.trim().replace(/\s+as\s+/, ': ')).filter(Boolean)
+    if (one) parts.unshift(`default: ${one}`)
+    return `var { ${parts.join(', ')} } = ${call};` + lines // which has no value
   }
 
   function template (code, from) {
@@ -116,7 +124,9 @@ import('qjs:std').then(std => import('qjs:os').then(os => {
   }
 
   function slashes (code, from) {
-    const found = /^\/(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n[])+\/\w*/.exec(code.slice(from))
+    const whole = /\/(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n[])+\/\w*/y
+    whole.lastIndex = from
+    const found = whole.exec(code)
     return found === null ? '/' : found[0]
   }
 

@@ -77,12 +77,12 @@ import('qjs:std').then(std => import('qjs:os').then(os => {
       if (t === '`') t = template(code, found.index)
       else if (t === '/' && /^$|^[=(,:;!&|?{}[+\-*%<>~^]$|^(return|typeof|case|in|of|await|void|delete)$/.test(before)) t = slashes(code, found.index)
       token.lastIndex = found.index + t.length
-      if (/[({[]/.test(t) && t.length === 1) depth++
-      if (/[)}\]]/.test(t) && t.length === 1) depth--
-      const written = depth === 0 && (line || /^[;}]$/.test(before)) ? declared(code, token, t) : t
+      if (t === '(' || t === '{' || t === '[') depth++
+      if (t === ')' || t === '}' || t === ']') depth--
+      const written = depth === 0 && (line || before === ';' || before === '}') ? declared(code, token, t) : t
       text += written
-      if (/^\s/.test(t)) line ||= t.includes('\n')
-      else if (!/^\/[/*]/.test(t)) {
+      if (t.trim() === '') line ||= t.includes('\n')
+      else if (!t.startsWith('//') && !t.startsWith('/*')) {
         before = t === 'import' && written !== t ? ';' : t
         line = false
       }

@@ -29,7 +29,6 @@ const (
 	maxDiagnosis = 1 << 10         // bytes of what is told about a call that failed
 	callChunk    = 1 << 20         // bytes of one message of input
 	killTime     = 5 * time.Second // for telling a call that is given up to end
-	closeTime    = time.Second     // for what ends the input of one that has ended
 )
 
 // Call calls a function that the plugin in a sandbox exports with the bytes of input, and returns those that the function
@@ -139,23 +138,11 @@ func (p *pluginCall) send(ctx context.Context, input []byte, cancel context.Canc
 	}
 	_, err = stream.CloseAndReceive() // Send only says io.EOF
 	if err == nil {
-		err = p.closeInput(ctx)
+		_, err = p.process.CloseStdin(ctx, connect.NewRequest(&process.CloseStdinRequest{Process: p.which()}))
 	}
 	if kind := firebreak.KindOf(err); err != nil && kind != firebreak.KindState && kind != firebreak.KindNotFound {
 		cancel(err) // it would wait for the rest for ever
 	}
-}
-
-// closeInput ends the input. The call may end because of it before this request does, which must not be canceled then:
-// net/http lets another request have the connection of one whose answer has no body just before it is told of the answer,
-// and would fail that other one.
-func (p *pluginCall) closeInput(ctx context.Context) error {
-	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(closeTime, cancel) })
-	defer stop()
-	_, err := p.process.CloseStdin(longer, connect.NewRequest(&process.CloseStdinRequest{Process: p.which()}))
-	return err
 }
 
 func (p *pluginCall) which() *process.ProcessSelector {

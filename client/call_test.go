@@ -147,7 +147,7 @@ func TestCallEndsWithItsContext(t *testing.T) {
 }
 
 // TestCallEndsItsInput is about a program that ends before the request that closed its input does. That one must not be
-// canceled: its connection may be another request's already, see closeInput.
+// canceled: its connection may be another request's already, see outlast.
 func TestCallEndsItsInput(t *testing.T) {
 	closed, canceled := make(chan struct{}), make(chan error, 1)
 	h := &hostile{killed: make(chan string, 1), events: func(_ context.Context, send func(*process.ProcessEvent)) error {

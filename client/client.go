@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -32,6 +33,8 @@ const (
 const (
 	// maxErrorBody bounds what is read of an answer that is no success.
 	maxErrorBody = 64 << 10
+	// moment is for an answer that is on its way when nobody waits for it any more.
+	moment = time.Second
 	// maxMessage bounds one message of data traffic, which a sandbox wrote; the server passes it on unread.
 	maxMessage = 32 << 20
 )
@@ -85,7 +88,20 @@ func New(baseURL string, http connect.HTTPClient, opts ...Option) *Client {
 
 // Process runs and reaches programs in the sandbox. A request's user is a header, see UserHeader.
 func (c *Client) Process(id string) processconnect.ProcessClient {
-	return processconnect.NewProcessClient(c.data(id), c.base, dataOptions()...)
+	return processconnect.NewProcessClient(c.data(id), c.base, append(dataOptions(), connect.WithInterceptors(connect.UnaryInterceptorFunc(outlast)))...)
+}
+
+// outlast has a short request last a moment longer than its context, for its answer. What ends a program's input, or signals
+// to it, ends the program, and with that often its own context. net/http lets another request have the connection of one
+// whose answer has no body just before it is told of the answer; canceling it then would fail that other one.
+func outlast(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		defer cancel()
+		stop := context.AfterFunc(ctx, func() { time.AfterFunc(moment, cancel) })
+		defer stop()
+		return next(longer, req)
+	}
 }
 
 // Filesystem reaches the files of the sandbox. A request's user is a header, see UserHeader.

@@ -297,8 +297,6 @@ func (s *attached) pump(ctx context.Context) {
 	case err != nil:
 		s.cancel(fmt.Errorf("send input: %w", err)) // it would wait for the rest for ever
 	case !s.program.tty:
-		ctx, cancel := short(ctx)
-		defer cancel()
 		_, _ = s.process.CloseStdin(ctx, request(s.program.user, &process.CloseStdinRequest{Process: bySelector(s.pid)})) // it may have ended
 	}
 }
@@ -350,8 +348,6 @@ func (s *attached) resize(ctx context.Context, sig syscall.Signal) {
 	req := request(s.program.user, &process.UpdateRequest{Process: bySelector(s.pid), Pty: terminalSize(s.app.in)})
 	s.work.Go(func() {
 		defer s.app.restoreOnPanic()
-		ctx, cancel := short(ctx)
-		defer cancel()
 		_, _ = s.process.Update(ctx, req) // the program may have ended meanwhile
 	})
 }
@@ -361,7 +357,7 @@ func (s *attached) send(ctx context.Context, sig syscall.Signal, wait time.Durat
 	s.work.Go(func() {
 		defer s.app.restoreOnPanic()
 		req := &process.SendSignalRequest{Process: bySelector(s.pid), Signal: process.Signal(sig)}
-		s.tell(ctx, req)
+		_, _ = s.process.SendSignal(ctx, request(s.program.user, req)) // the program may have ended meanwhile
 		if wait == 0 {
 			return
 		}
@@ -400,26 +396,10 @@ func (s *attached) hangUp(ctx context.Context, sig syscall.Signal) {
 	if s.pid == 0 {
 		return
 	}
-	s.tell(ctx, &process.SendSignalRequest{Process: bySelector(s.pid), Signal: process.Signal(sig)})
-}
-
-// tell sends a signal to the program, which may have ended meanwhile.
-func (s *attached) tell(ctx context.Context, req *process.SendSignalRequest) {
-	ctx, cancel := short(ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killed)
 	defer cancel()
-	_, _ = s.process.SendSignal(ctx, request(s.program.user, req))
-}
-
-// short is for a request that is answered at once and with nothing. It is not canceled with the program that it may have
-// ended: net/http lets another request have the connection of such a one just before it is told of the answer, and would
-// fail that other one, which may be the one that removes the sandbox. So it has a moment more than the program.
-func short(ctx context.Context) (context.Context, context.CancelFunc) {
-	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(killed, cancel) })
-	return longer, func() {
-		stop()
-		cancel()
-	}
+	req := &process.SendSignalRequest{Process: bySelector(s.pid), Signal: process.Signal(sig)}
+	_, _ = s.process.SendSignal(ctx, request(s.program.user, req)) // it may have ended meanwhile
 }
 
 func bySelector(pid uint32) *process.ProcessSelector {

@@ -314,15 +314,19 @@ func TestRunSuggestsInput(t *testing.T) {
 	t.Chdir(dir)
 	tree(t, dir, "a.txt 0644 one", "d/ 0755", "d/b 0644 two", "s.sh 0644 cat \"$@\"")
 	for args, want := range map[string]string{
-		"-- grep x a.txt":                  "firebreak: a.txt lies on this host and not in the sandbox; --input a.txt copies it in\n",
-		"s.sh ./d/b":                       "firebreak: ./d/b lies on this host and not in the sandbox; --input d copies it in\n",
-		"-w /home s.sh d/b a.txt":          "--input d copies it in\n",
-		"--input a.txt -- grep x a.txt":    "",
-		"-- sh -c true a.txt":              "",
-		"-- sh -c false d none /dev/null":  "",
-		"-- sh -c false " + dir + "/a.txt": "",
-		"-q -- grep x a.txt":               "",
-		"--json -- grep x a.txt":           "",
+		"-- grep x a.txt":                   "firebreak: a.txt lies on this host and not in the sandbox; --input a.txt copies it in\n",
+		"s.sh ./d/b":                        "firebreak: ./d/b lies on this host and not in the sandbox; --input d copies it in\n",
+		"-w /home s.sh d/b a.txt":           "--input d copies it in\n",
+		"--input a.txt -- grep x a.txt":     "",
+		"-- sh -c true a.txt":               "",
+		"-- sh -c false d none /dev/null":   "",
+		"-- sh -c false " + dir + "/a.txt":  "",
+		"-q -- grep x a.txt":                "",
+		"-- ./a.txt":                        "./a.txt: not found in the sandbox; it lies on this host: firebreak run --input a.txt -- ./a.txt\n",
+		"-- d/b":                            "; it lies on this host: firebreak run --input d -- ./d/b\n",
+		"./d/b":                             "nor a #! line; say --lang, or copy a program of this host in: firebreak run --input d -- ./d/b\n",
+		"../" + filepath.Base(dir) + "/d/b": "copy a program of this host in: firebreak run --input ../" + filepath.Base(dir) + "/d/b -- ./b\n",
+		"--json -- grep x a.txt":            "",
 	} {
 		got := run{s: newServer(t)}.do(t, append([]string{"run"}, strings.Fields(args)...)...)
 		if strings.Contains(got.stderr, "--input") != (want != "") || !strings.HasSuffix(got.stderr, want) {

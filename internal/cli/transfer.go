@@ -85,7 +85,7 @@ func (l *launch) suggestInput(ctx context.Context) {
 func (l *launch) onlyHere(err error) error {
 	var failed *startFailure
 	name := l.program.command[0]
-	if !notFound(err) || !errors.As(err, &failed) || !isFileBelow(name) || len(l.inputs) > 0 || l.sandbox.GetBoundary() == firebreak.BoundaryNone.String() {
+	if !errors.As(err, &failed) || !isFileBelow(name) || len(l.inputs) > 0 || l.sandbox.GetBoundary() == firebreak.BoundaryNone.String() {
 		return err
 	}
 	return &startFailure{code: failed.code, err: &firebreak.Error{Kind: failed.err.Kind, Err: failed.err.Err,

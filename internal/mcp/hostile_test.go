@@ -81,7 +81,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 		r := w.raw()
 		r.say(t, hello, began)
 		for id, args := range []string{
-			`"run_command","arguments":{"command":"echo $$ >` + pids + `; sleep 600"}`,
+			`"run_command","arguments":{"command":"echo $$ >` + pids + `.new; mv ` + pids + `.new ` + pids + `; sleep 600"}`,
 			`"run_command","arguments":{"command":"sleep 600","background":true}`,
 			`"run_code","arguments":{"code":"import time; time.sleep(600)"}`,
 			`"create_sandbox","arguments":{}`,
@@ -95,10 +95,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 		r.close(t)
 		w.holds(0)
 		if pid, err := os.ReadFile(pids); err == nil {
-			for eventually(t, "the command ends", func() bool {
-				_, err := os.Stat("/proc/" + strings.TrimSpace(string(pid)))
-				return os.IsNotExist(err)
-			}) {
+			for eventually(t, "the command ends", func() bool { return ended(t, string(pid)) }) {
 			}
 		}
 	}

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
+	"github.com/firebreak-dev/firebreak/internal/driver/hostproc"
 	"github.com/firebreak-dev/firebreak/internal/mcp"
 )
 
@@ -210,12 +212,22 @@ func TestCancellationStopsTheWork(t *testing.T) {
 					_, err := os.Stat(path)
 					return os.IsNotExist(err)
 				}
-				_, err := os.Stat("/proc/" + text)
-				return os.IsNotExist(err)
+				return ended(t, text)
 			}) {
 			}
 		})
 	}
+}
+
+// ended reports whether the process of that number has, reaped or not.
+func ended(t *testing.T, pid string) bool {
+	t.Helper()
+	n, err := strconv.Atoi(strings.TrimSpace(pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := hostproc.ReadStat(n)
+	return err != nil || !st.Running()
 }
 
 // eventually reports whether to look again.

@@ -65,6 +65,25 @@ func parseStat(data []byte) (Stat, error) {
 	return s, errors.Join(errs...)
 }
 
+// Stopped reports whether no thread of the process that has pid now can run before SIGCONT: all are stopped or ended.
+// State is that of the first thread only, and a signal reaches the others when the kernel gets to it.
+func Stopped(pid int) bool {
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return true // ended
+	}
+	for _, task := range tasks {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/stat", pid, task.Name()))
+		if err != nil {
+			continue // ended since
+		}
+		if s, err := parseStat(data); err != nil || s.State != 'T' && s.Running() {
+			return false
+		}
+	}
+	return true
+}
+
 // Open returns a pidfd of the process that had pid and began at start. unix.ESRCH if it is gone, whoever has its number
 // now. The descriptor is readable when the process has ended.
 func Open(pid int, start uint64) (*os.File, error) {

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +34,30 @@ func TestStatOfAChild(t *testing.T) {
 	cmd, s := sleeper(t)
 	if s.PID != cmd.Process.Pid || s.Parent != os.Getpid() || s.Threads != 1 || !s.Running() || s.Start == 0 {
 		t.Errorf("%+v", s)
+	}
+}
+
+func TestStopped(t *testing.T) {
+	if Stopped(os.Getpid()) {
+		t.Error("this process is stopped")
+	}
+	cmd, _ := sleeper(t)
+	for _, step := range []struct {
+		sig  os.Signal
+		want bool
+	}{{unix.SIGSTOP, true}, {unix.SIGCONT, false}, {unix.SIGSTOP, true}, {unix.SIGKILL, true}} {
+		if err := cmd.Process.Signal(step.sig); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(time.Minute); Stopped(cmd.Process.Pid) != step.want; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("after %v: Stopped is not %v within a minute", step.sig, step.want)
+			}
+		}
+	}
+	_ = cmd.Wait() // it was killed, so this is an error
+	if !Stopped(cmd.Process.Pid) {
+		t.Error("one that is gone is not stopped")
 	}
 }
 

@@ -114,7 +114,8 @@ func ignoreGone(err error) error {
 }
 
 // killAll ends every process of a sandbox, and returns when none is left. All are stopped before any is killed, so
-// that a fork bomb cannot outrun us; the agent goes last, because its tree is what nothing can leave.
+// that a fork bomb cannot outrun us; the agent goes last, because its tree is what nothing can leave, and not before it
+// was seen stopped: what it starts just before it dies would be nobody's child, and has no mark yet in its environment.
 func (d *Driver) killAll(ctx context.Context, id driver.ID) error {
 	agent, err := d.readAgent(id)
 	if err != nil {
@@ -122,6 +123,7 @@ func (d *Driver) killAll(ctx context.Context, id driver.ID) error {
 	}
 	stopped := map[identity]bool{}
 	for {
+		still := hostproc.Stopped(agent.PID) // before the look: what it does not find did not begin since
 		in, err := d.members(id, agent)
 		if err != nil || len(in) == 0 {
 			return err
@@ -139,7 +141,7 @@ func (d *Driver) killAll(ctx context.Context, id driver.ID) error {
 		if fresh {
 			continue
 		}
-		if err := killRound(in, agent); err != nil {
+		if err := killRound(in, agent, still); err != nil {
 			return err
 		}
 		if err := sleep(ctx, time.Millisecond); err != nil {
@@ -148,13 +150,16 @@ func (d *Driver) killAll(ctx context.Context, id driver.ID) error {
 	}
 }
 
-// killRound kills all but the agent, or the agent if nothing else is left.
-func killRound(in map[int]hostproc.Stat, agent identity) error {
+// killRound kills all but the agent, or the agent if nothing else is left and it was still, that is stopped, before.
+func killRound(in map[int]hostproc.Stat, agent identity, still bool) error {
 	for _, s := range in {
+		sig := unix.SIGKILL
 		if s.PID == agent.PID && len(in) > 1 {
 			continue
+		} else if s.PID == agent.PID && !still {
+			sig = unix.SIGSTOP // again, in case that something continued it
 		}
-		if err := signal(s, unix.SIGKILL); err != nil {
+		if err := signal(s, sig); err != nil {
 			return fmt.Errorf("kill process %d: %w", s.PID, err)
 		}
 	}

@@ -96,7 +96,9 @@ func (d *Driver) start(ctx context.Context, spec driver.Spec, rec *record) (_ *b
 	if err := sb.boot(ctx, ready); err != nil {
 		return nil, err
 	}
-	if err := st.save(rec.path); err != nil { // not before: what nobody has booted nobody could reach
+	// Not before: what nobody has booted nobody could reach. A Destroy may have removed the record, and another sandbox have
+	// taken its name, so it goes into the directory, not to the path.
+	if err := st.save(rec.inside()); err != nil {
 		return nil, err
 	}
 	if err := sb.await(ctx); err != nil {

@@ -103,6 +103,9 @@ func (r *record) unlock() { _ = unix.Flock(int(r.dir.Fd()), unix.LOCK_UN) }
 
 func (r *record) close() { _ = r.dir.Close() }
 
+// inside is a path of this very directory, as long as it is not closed. Nothing can be made in one that was removed.
+func (r *record) inside() string { return fmt.Sprintf("/proc/self/fd/%d", r.dir.Fd()) }
+
 // current reports whether the directory still is at its path.
 func (r *record) current() bool {
 	ours, err := r.dir.Stat()

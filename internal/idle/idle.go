@@ -15,21 +15,32 @@ const settled = time.Second
 // busyPercent keeps the collector from work while a program starts: most of what it would look at is in use.
 const busyPercent = 400
 
+// Text is what becomes of a program's machine code that is in memory.
+type Text bool
+
+const (
+	// DropText has what is used again come back from the page cache. It is for programs that run on Linux itself.
+	DropText Text = true
+	// KeepText is for programs that gVisor may run, which makes jumps of the system calls in their code. It forgets them with
+	// the pages, and a thread that returns from one or is about to make another meets half an instruction.
+	KeepText Text = false
+)
+
 // Later gives the memory back a moment from now, and sets the collector's percentage (see debug.SetGCPercent) from then
 // on. Call it at the start of a program.
-func Later(gcPercent int) {
+func Later(gcPercent int, text Text) {
 	debug.SetGCPercent(busyPercent)
 	time.AfterFunc(settled, func() {
 		debug.SetGCPercent(gcPercent)
 		debug.FreeOSMemory()
-		dropCode()
+		drop(text)
 	})
 }
 
-// dropCode has the kernel forget which pages of the program are mapped here. Those that are used again come back from
-// the page cache, as they were: nobody can write to them.
-func dropCode() {
-	for _, part := range code() {
+// drop has the kernel forget which pages of the program are mapped here, but for those that may be written. Those that are
+// used again come back as they were.
+func drop(text Text) {
+	for _, part := range readOnly(text) {
 		_ = unix.Madvise(part, unix.MADV_DONTNEED) // or they stay
 	}
 }

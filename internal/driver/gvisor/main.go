@@ -43,7 +43,7 @@ func be(prepare func() error) {
 		os.Exit(1)
 	}
 	closeStrays()
-	idle.Later(100)
+	idle.Later(100, idle.DropText)
 	// Its log goes nowhere: writing less of it saves time.
 	log.SetLevel(log.Warning)
 	useCompiledFilters()

@@ -34,7 +34,7 @@ const (
 // Main is the program: it serves until a signal or the deadline ends it, and returns its exit status.
 func Main(args []string, stderr io.Writer) int {
 	// Little memory is worth more here than speed: there is an agent in every sandbox.
-	idle.Later(50, idle.KeepText)
+	idle.Later(50, idle.KeepCalls)
 	debug.SetMemoryLimit(32 << 20)
 
 	unix.Umask(0o022) // of the files that clients make, and of processes, whatever started us

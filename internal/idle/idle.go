@@ -16,14 +16,15 @@ const settled = time.Second
 const busyPercent = 400
 
 // Text is what becomes of a program's machine code that is in memory.
-type Text bool
+type Text int
 
 const (
 	// DropText has what is used again come back from the page cache. It is for programs that run on Linux itself.
-	DropText Text = true
-	// KeepText is for programs that gVisor may run, which makes jumps of the system calls in their code. It forgets them with
-	// the pages, and a thread that returns from one or is about to make another meets half an instruction.
-	KeepText Text = false
+	DropText Text = iota
+	// KeepCalls does so but for the pages with system calls in them. It is for programs that gVisor may run, which makes jumps
+	// of the calls: it forgets those with the pages, and a thread that returns from one, or is about to make one, meets half
+	// an instruction.
+	KeepCalls
 )
 
 // Later gives the memory back a moment from now, and sets the collector's percentage (see debug.SetGCPercent) from then
@@ -40,7 +41,15 @@ func Later(gcPercent int, text Text) {
 // drop has the kernel forget which pages of the program are mapped here, but for those that may be written. Those that are
 // used again come back as they were.
 func drop(text Text) {
-	for _, part := range readOnly(text) {
-		_ = unix.Madvise(part, unix.MADV_DONTNEED) // or they stay
+	for _, p := range readOnly() {
+		if !p.text || text == DropText {
+			forget(p.memory)
+			continue
+		}
+		withoutCalls(p.memory, forget)
 	}
+}
+
+func forget(pages []byte) {
+	_ = unix.Madvise(pages, unix.MADV_DONTNEED) // or they stay
 }

@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -39,31 +40,70 @@ func resident(t *testing.T, address uintptr) (kib int, access string) {
 }
 
 func TestDrop(t *testing.T) {
-	all := readOnly(DropText)
+	all := readOnly()
 	if len(all) < 2 {
 		t.Fatalf("%d parts of this program cannot be written: want its text and its constants", len(all))
 	}
-	for _, part := range all {
-		at := uintptr(unsafe.Pointer(&part[0]))
+	for _, p := range all {
+		at := uintptr(unsafe.Pointer(&p.memory[0]))
+		sum := read(p.memory)
 		before, access := resident(t, at)
-		if strings.Contains(access, "w") {
-			t.Fatalf("the part at %x may be written: %s", at, access)
+		if strings.Contains(access, "w") || strings.Contains(access, "x") != p.text {
+			t.Fatalf("the part at %x, text: %v, may be used so: %s", at, p.text, access)
 		}
-		sum := read(part)
-		all, _ := resident(t, at)
-		drop(KeepText)
-		kept, _ := resident(t, at)
-		if isText := strings.Contains(access, "x"); isText && kept < all || !isText && kept >= all {
-			t.Errorf("of the part at %x (%s), %d KiB are in memory, before %d: text is to stay, and nothing else", at, access, kept, all)
+		for _, text := range []Text{DropText, KeepCalls} {
+			drop(text)
+			if after, _ := resident(t, at); after >= before {
+				t.Errorf("of the part at %x, %d KiB are in memory, before it was dropped (%v) %d", at, after, text, before)
+			}
+			if read(p.memory) != sum {
+				t.Errorf("the part at %x came back different", at)
+			}
 		}
-		read(part)
-		drop(DropText)
-		if after, _ := resident(t, at); after >= all {
-			t.Errorf("of the part at %x, %d KiB are in memory, before it was dropped %d, at first %d", at, after, all, before)
+	}
+}
+
+func TestWithoutCalls(t *testing.T) {
+	page := os.Getpagesize()
+	for name, tc := range map[string]struct {
+		calls []int // where they are
+		want  []int // numbers of the pages that have none
+	}{
+		"none":                        {nil, []int{0, 1, 2, 3}},
+		"in the middle":               {[]int{page + 100}, []int{0, 2, 3}},
+		"two in a page":               {[]int{page + 100, page + 300}, []int{0, 2, 3}},
+		"at the start":                {[]int{0}, []int{1, 2, 3}},
+		"at the end":                  {[]int{4*page - 2}, []int{0, 1, 2}},
+		"its move in the page before": {[]int{2*page + 4}, []int{0, 3}},
+		"its move at a page's start":  {[]int{2*page + 5}, []int{0, 1, 3}},
+		"over the border":             {[]int{2*page - 1}, []int{0, 3}},
+		"the last bytes before it":    {[]int{2*page - 2}, []int{0, 2, 3}},
+		"everywhere":                  {[]int{1, page + 9, 2*page + 9, 3*page + 9}, nil},
+		"at a border":                 {[]int{3 * page}, []int{0, 1}},
+	} {
+		text := make([]byte, 4*page)
+		for _, at := range tc.calls {
+			copy(text[at:], systemCall)
 		}
-		if read(part) != sum {
-			t.Errorf("the part at %x came back different", at)
+		var got []int
+		withoutCalls(text, func(pages []byte) {
+			at := int(uintptr(unsafe.Pointer(&pages[0])) - uintptr(unsafe.Pointer(&text[0])))
+			for i := at / page; i < (at+len(pages))/page; i++ {
+				got = append(got, i)
+			}
+		})
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
 		}
+	}
+	long := make([]byte, 3*mostRead*page)
+	runs, sum := 0, 0
+	withoutCalls(long, func(pages []byte) {
+		runs++
+		sum += len(pages)
+	})
+	if runs < 3 || sum != len(long) {
+		t.Errorf("%d runs of %d bytes, want more than two of all %d", runs, sum, len(long))
 	}
 }
 
@@ -83,12 +123,9 @@ func TestParts(t *testing.T) {
 		{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_W), Vaddr: 0x404000, Memsz: 0x2000},
 	}
 	for _, moved := range []uintptr{0, 0x10000} {
-		all := parts(headers, 0x400040+moved, DropText)
-		if len(all) != 1 || uintptr(unsafe.Pointer(&all[0][0])) != 0x400000+moved || len(all[0]) != 0x2000 {
-			t.Errorf("moved by %x: %d parts, the first of %d bytes", moved, len(all), len(all[0]))
-		}
-		if all := parts(headers, 0x400040+moved, KeepText); len(all) != 0 {
-			t.Errorf("moved by %x: %d parts without text, want none", moved, len(all))
+		all := parts(headers, 0x400040+moved)
+		if len(all) != 1 || uintptr(unsafe.Pointer(&all[0].memory[0])) != 0x400000+moved || len(all[0].memory) != 0x2000 || !all[0].text {
+			t.Errorf("moved by %x: %d parts", moved, len(all))
 		}
 	}
 }

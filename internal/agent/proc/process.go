@@ -82,9 +82,9 @@ func (p *Process) supervise(deadline time.Time) {
 		}
 	}
 	drained.Wait()
+	p.manager.retire(p) // first: who learns of the end must not find it among those that run
 	p.output.end()
 	close(p.ended)
-	p.manager.retire(p)
 	pumps.Wait()
 	p.close()
 	p.manager.closed(p)

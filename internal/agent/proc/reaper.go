@@ -80,8 +80,8 @@ func (r *Reaper) Signal(pid int, sig unix.Signal) error {
 	return unix.Kill(pid, sig) // it left its group
 }
 
-// SignalAll sends sig to all children and what comes of them; as pid 1 to every process there is. It reports whether
-// there was anybody.
+// SignalAll sends sig to all children and what comes of them, once to each: a handler must not run twice, nor what it
+// starts be hit. As pid 1 it sends it to every process there is. It reports whether there was anybody.
 func (r *Reaper) SignalAll(sig unix.Signal) bool {
 	if r.adopt && os.Getpid() == 1 {
 		return unix.Kill(-1, sig) == nil
@@ -90,24 +90,31 @@ func (r *Reaper) SignalAll(sig unix.Signal) bool {
 	defer r.mu.Unlock()
 	found := len(r.children) > 0
 	for pid := range r.children {
-		_ = unix.Kill(-pid, sig) // a group may outlive its leader, and a leader may leave its group
-		_ = unix.Kill(pid, sig)
+		_ = unix.Kill(-pid, sig)
+		if group, err := unix.Getpgid(pid); err == nil && group != pid { // it left its group
+			_ = unix.Kill(pid, sig)
+		}
 	}
 	if r.adopt { // otherwise this process has other children, who are not ours to signal
-		for _, pid := range descendants(os.Getpid()) {
-			found = unix.Kill(pid, sig) == nil || found
+		for _, d := range descendants(os.Getpid()) {
+			if r.children[d.pid] == nil && r.children[d.group] == nil {
+				found = unix.Kill(d.pid, sig) == nil || found
+			}
 		}
 	}
 	return found
 }
 
-// descendants finds those who left their group or lost their parent. The agent is their subreaper: they are below it.
-func descendants(of int) []int {
+type descendant struct{ pid, group int }
+
+// descendants finds all, also those who left their group or lost their parent. The agent is their subreaper: they are
+// below it.
+func descendants(of int) []descendant {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
-	below := map[int][]int{}
+	below := map[int][]descendant{}
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
@@ -119,14 +126,14 @@ func descendants(of int) []int {
 		}
 		rest := text[bytes.LastIndexByte(text, ')')+1:] // a name may hold anything
 		var state string
-		var parent int
-		if _, err := fmt.Sscan(string(rest), &state, &parent); err == nil && state != "Z" {
-			below[parent] = append(below[parent], pid)
+		var parent, group int
+		if _, err := fmt.Sscan(string(rest), &state, &parent, &group); err == nil && state != "Z" {
+			below[parent] = append(below[parent], descendant{pid, group})
 		}
 	}
 	found := below[of]
 	for i := 0; i < len(found); i++ {
-		found = append(found, below[found[i]]...)
+		found = append(found, below[found[i].pid]...)
 	}
 	return found
 }

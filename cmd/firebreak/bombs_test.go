@@ -164,13 +164,19 @@ func TestStubbornProgram(t *testing.T) {
 			if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
 				t.Fatal(err)
 			}
-			for range 2 {
-				if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-					t.Error(err)
+			ended := make(chan struct{})
+			go func() {
+				for _, pause := range []time.Duration{100 * time.Millisecond, 10 * time.Second, 10 * time.Second, 0} {
+					_ = cmd.Process.Signal(syscall.SIGINT) // two at once are one, and then there must be another
+					select {
+					case <-ended:
+						return
+					case <-time.After(pause):
+					}
 				}
-				time.Sleep(100 * time.Millisecond) // two at once are one
-			}
+			}()
 			_ = cmd.Wait() // the status is looked at below
+			close(ended)
 			if got := cmd.ProcessState.ExitCode(); got != 128+int(syscall.SIGKILL) {
 				t.Errorf("after two interrupts the status is %d, want that of a program that was killed", got)
 			}

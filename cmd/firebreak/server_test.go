@@ -34,7 +34,12 @@ func newServed(t *testing.T, flags ...string) *served {
 	t.Helper()
 	s := &served{alone: newAlone(t, t.TempDir()), flag: flags}
 	s.start("127.0.0.1:0")
-	t.Cleanup(func() { s.stop() })
+	t.Cleanup(func() {
+		s.stop()
+		if t.Failed() {
+			t.Logf("the server said:\n%s", s.logs.String())
+		}
+	})
 	return s
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -111,8 +112,19 @@ func TestDeadKernels(t *testing.T) {
 		}
 	}
 	// One that dies between two runs: the next is told, and does not run.
-	i.python("import threading, time, os\nthreading.Thread(target=lambda: (time.sleep(0.2), os._exit(4))).start()")
-	time.Sleep(500 * time.Millisecond)
+	flag := filepath.Join(t.TempDir(), "go")
+	pid := i.python("import threading, time, os\ndef die():\n  while not os.path.exists('" + flag + "'): time.sleep(0.01)\n  os._exit(4)\n" +
+		"threading.Thread(target=die).start()\nos.getpid()").text()
+	if s := state(pid); s == "" || s == "Z" {
+		t.Fatalf("the kernel %q is in state %q", pid, s)
+	}
+	must(t, os.WriteFile(flag, nil, 0o600))
+	eventually(t, func() string {
+		if s := state(pid); s != "" && s != "Z" {
+			return "the kernel is in state " + s
+		}
+		return ""
+	})
 	if got := i.python("print('ran')"); got.failed.Name != "KernelDied" || got.stdout != "" {
 		t.Errorf("%+v", got)
 	}
@@ -198,14 +210,23 @@ func TestQueue(t *testing.T) {
 	other := i.context("python")
 	flag := filepath.Join(t.TempDir(), "go")
 	var work sync.WaitGroup
-	work.Go(func() {
-		i.python("import time, os\norder = []\nwhile not os.path.exists('" + flag + "'): time.sleep(0.01)")
-	})
-	for n := range 5 {
-		time.Sleep(50 * time.Millisecond)
-		work.Go(func() { i.python(fmt.Sprintf("order.append(%d)", n)) })
+	begin := func(code string) { // returns once it runs or is about to wait for its turn
+		body, err := json.Marshal(run{Code: code})
+		must(t, err)
+		res, err := i.do(t.Context(), "POST", "/execute", string(body))
+		must(t, err)
+		work.Go(func() {
+			defer res.Body.Close()
+			if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != http.StatusOK {
+				t.Errorf("%s: %d, %v", code, res.StatusCode, err)
+			}
+		})
+		time.Sleep(10 * time.Millisecond) // it says that it waits just before it does
 	}
-	time.Sleep(50 * time.Millisecond)
+	begin("import time, os\norder = []\nwhile not os.path.exists('" + flag + "'): time.sleep(0.01)")
+	for n := range 5 {
+		begin(fmt.Sprintf("order.append(%d)", n))
+	}
 	if got := i.run(run{Code: "1", Context: other}); got.text() != "1" {
 		t.Errorf("the other context: %+v", got)
 	}

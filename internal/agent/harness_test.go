@@ -86,7 +86,7 @@ func newBox(t testing.TB, address string) *box {
 	}}
 	b.client = &http.Client{Transport: transport}
 	t.Cleanup(func() { b.Close(); transport.CloseIdleConnections() })
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := b.Init(ctx, guest.Config{Envs: map[string]string{"FROM_INIT": "yes"}, User: me(t)}); err != nil {
 		t.Fatal(err)
@@ -361,7 +361,7 @@ func wantCode(t testing.TB, err error, want connect.Code) {
 func eventually(t testing.TB, check func() string) {
 	t.Helper()
 	text := ""
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if text = check(); text == "" {
 			return
 		}

@@ -84,7 +84,8 @@ func TestSlowReaderHoldsTheProcessBack(t *testing.T) {
 func TestUnreadOutputFallsOut(t *testing.T) {
 	b := inProcess(t, agent.Config{Ring: 64 << 10})
 	ctx, cancel := context.WithCancel(t.Context())
-	stream, err := b.Process().Start(ctx, request(shell("sleep 0.3; seq 1 100000; echo over >&2; sleep 1000")))
+	flag := t.TempDir() + "/go"
+	stream, err := b.Process().Start(ctx, request(shell("while [ ! -e "+flag+" ]; do sleep 0.05; done; seq 1 100000; echo over >&2; sleep 1000")))
 	if err != nil || !stream.Receive() {
 		t.Fatal(err, stream.Err())
 	}
@@ -92,14 +93,29 @@ func TestUnreadOutputFallsOut(t *testing.T) {
 	cancel()
 	for stream.Receive() {
 	}
-	time.Sleep(time.Second)
+	must(t, os.WriteFile(flag, nil, 0o600))
+	end := &processv1.Offsets{Stdout: 588895, Stderr: 5}
+	eventually(t, func() string { // until all is there, that is out of range
+		ctx, cancel := context.WithCancel(t.Context())
+		s, err := b.Process().Connect(ctx, request(&processv1.ConnectRequest{Process: byPID(pid), ResumeFrom: end}))
+		if err == nil {
+			defer s.Close()
+			defer cancel() // first, or it would wait for the end
+			if s.Receive() {
+				return ""
+			}
+			err = s.Err()
+		}
+		cancel()
+		return "not all is there: " + err.Error()
+	})
 	again, err := b.Process().Connect(t.Context(), request(&processv1.ConnectRequest{Process: byPID(pid)}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer again.Close()
 	r := &result{}
-	r.until(t, again, func() bool { return r.stderr.Len() > 0 && r.at.Stdout == 588895 })
+	r.until(t, again, func() bool { return r.stderr.Len() > 0 && r.at.Stdout == end.Stdout })
 	if r.stdout.Len() != 64<<10 || !strings.HasSuffix(r.stdout.String(), "\n100000\n") {
 		t.Errorf("%d bytes were kept, ending in %q", r.stdout.Len(), tail(r.stdout))
 	}

@@ -151,7 +151,9 @@ func TestPorts(t *testing.T) {
 func TestDeadlineEndsTheSandbox(t *testing.T) {
 	b, cmd := asProcess(t)
 	_, r := b.begin(shell("trap '' TERM INT HUP; sleep 1000"))
-	if err := b.Init(t.Context(), guest.Config{User: me(t), Deadline: time.Now().Add(300 * time.Millisecond)}); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // one that has ended may never answer
+	defer cancel()
+	if err := b.Init(ctx, guest.Config{User: me(t), Deadline: time.Now().Add(3 * time.Second)}); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 124 {
@@ -174,14 +176,14 @@ func gone(t *testing.T, pid uint32) {
 func TestSignalsAreForwarded(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
 		b, cmd := asProcess(t)
-		s, r := b.begin(shell(fmt.Sprintf("trap 'echo caught; exit 5' %d; echo ready; while :; do sleep 0.01; done", sig)))
+		s, r := b.begin(shell(fmt.Sprintf("trap 'echo caught; sleep 0.05 && echo cleaned; exit 5' %d; echo ready; while :; do sleep 0.01; done", sig)))
 		r.until(t, s, func() bool { return r.stdout.String() == "ready\n" })
 		_, stubborn := b.begin(shell("trap '' TERM INT HUP; sleep 1000"))
 		if err := cmd.Process.Signal(sig); err != nil {
 			t.Fatal(err)
 		}
 		r.until(t, s, func() bool { return r.end != nil })
-		if r.stdout.String() != "ready\ncaught\n" || r.end.GetExitCode() != 5 {
+		if r.stdout.String() != "ready\ncaught\ncleaned\n" || r.end.GetExitCode() != 5 {
 			t.Errorf("%v: got %q, %v", sig, r.stdout.String(), r.end)
 		}
 		if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 128+int(sig) {
@@ -331,7 +333,10 @@ func TestChildrenDieFirstOfMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := strconv.Atoi(strings.TrimSpace(b.output("sleep 0.05; cat /proc/self/oom_score_adj")))
+	s, r := b.begin(&processv1.StartRequest{Process: &processv1.ProcessConfig{Cmd: "/bin/sh", Args: []string{"-c", "read x; cat /proc/self/oom_score_adj"}}})
+	b.input(r.pid, "\n") // it has begun, and so has its score
+	r.until(t, s, func() bool { return r.end != nil })
+	got, err := strconv.Atoi(strings.TrimSpace(r.stdout.String()))
 	if err != nil || got != min(1000, mine+500) {
 		t.Errorf("children have %d, %v; the agent %d", got, err, mine)
 	}

@@ -135,6 +135,7 @@ func TestStartCommand(t *testing.T) {
 	if late.State != store.BuildFailed || late.Step != StepFinalize || !strings.Contains(late.Reason, "did not succeed within") {
 		t.Errorf("never ready: %s at %q: %s", late.State, late.Step, late.Reason)
 	}
+	l.readyTimeout = time.Minute
 	hanging := l.run(ctx, "late", Spec{FromTemplate: "small", Start: "exit 9", Ready: "sleep 1000"})
 	if hanging.State != store.BuildFailed || !strings.Contains(hanging.Reason, "exit status 9") {
 		t.Errorf("failed while the ready command hangs: %s: %s", hanging.State, hanging.Reason)

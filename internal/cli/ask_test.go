@@ -22,7 +22,7 @@ func (p *typist) asked(s *server, signals chan os.Signal, args ...string) func()
 		select {
 		case code := <-done:
 			return code
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			p.t.Fatal("it never ends")
 			return 0
 		}

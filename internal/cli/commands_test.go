@@ -184,11 +184,13 @@ func TestExec(t *testing.T) {
 
 func TestDetach(t *testing.T) {
 	s := newServer(t)
-	run{s: s}.do(t, "run", "--detach", "--name", "bg", "--timeout", "1m", "--", "sh", "-c", "echo one; echo two >&2; sleep 0.5; echo three; exit 8").want(t, 0, sandboxID+"\n", "")
+	run{s: s}.do(t, "run", "--detach", "--name", "bg", "--timeout", "1m", "--", "sh", "-c", "echo one; echo two >&2; while [ ! -e go ]; do sleep 0.05; done; echo three; exit 8").want(t, 0, sandboxID+"\n", "")
 	if c := s.created[0]; !c.Detached || c.Timeout.AsDuration() != time.Minute || !strings.HasPrefix(c.Command, "sh -c echo one") {
 		t.Errorf("created by %v", c)
 	}
+	s.all[0].at(1) // both lines are there
 	run{s: s}.do(t, "logs", "bg").want(t, 0, "one\n", "two\n")
+	tree(t, s.dir, "home/go 0644 ")
 	run{s: s}.do(t, "logs", "-f", "bg").want(t, 0, "one\nthree\n", "two\n")
 	run{s: s}.do(t, "wait", "bg").want(t, 8, "", "")
 	run{s: s}.do(t, "logs", "bg").want(t, 0, "one\nthree\n", "two\n")
@@ -219,6 +221,9 @@ func TestDetach(t *testing.T) {
 func TestLogsOfWhatIsLeft(t *testing.T) {
 	s := newServer(t)
 	run{s: s}.do(t, "run", "-d", "--", "seq", "1", "200000").want(t, 0, sandboxID+"\n", "")
+	for i, p := 0, s.all[0]; p.at(i).GetEnd() == nil; { // logs does not wait for what is yet to come
+		i++
+	}
 	s.oldest = 500_000
 	got := run{s: s}.do(t, "logs", "3fa")
 	whole := 1288895 // bytes of seq 1 200000

@@ -240,12 +240,12 @@ func TestRunTellsWhyAProgramDidNotStart(t *testing.T) {
 
 func TestRunStopsAtItsTimeLimit(t *testing.T) {
 	s := newServer(t)
-	got := run{s: s}.do(t, "run", "--timeout", "0.3", "--", "sh", "-c", "echo begun; exec sleep 100")
-	got.want(t, 124, "begun\n", "firebreak: run: the program was stopped at its time limit of 300ms; raise it with --timeout\n")
-	if d := s.created[0].Timeout.AsDuration(); d != 300*time.Millisecond+deadlineSlack {
+	got := run{s: s}.do(t, "run", "--timeout", "3", "--", "sh", "-c", "echo begun; exec sleep 100")
+	got.want(t, 124, "begun\n", "firebreak: run: the program was stopped at its time limit of 3s; raise it with --timeout\n")
+	if d := s.created[0].Timeout.AsDuration(); d != 3*time.Second+deadlineSlack {
 		t.Errorf("the sandbox got %s", d)
 	}
-	if len(s.limits) != 1 || s.limits[0] != "300" {
+	if len(s.limits) != 1 || s.limits[0] != "3000" {
 		t.Errorf("the agent was told %q milliseconds, and not the limit", s.limits)
 	}
 }

@@ -66,7 +66,7 @@ func (p *typist) settings() *unix.Termios {
 
 func (p *typist) awaits(text string) {
 	p.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		p.mu.Lock()
 		seen := strings.Contains(p.shown, text)
 		p.mu.Unlock()
@@ -100,7 +100,7 @@ func (p *typist) start(s *server, signals chan os.Signal, args ...string) func()
 		select {
 		case code := <-done:
 			return code
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			p.t.Fatal("it never ends")
 			return 0
 		}
@@ -199,7 +199,7 @@ func TestWaitingShowsItself(t *testing.T) {
 	p := newTypist(t)
 	a := &app{errOut: p.tty}
 	stop := a.waiting("doing something slow")
-	p.awaits("doing something slow… 1s")
+	p.awaits("doing something slow… ")
 	stop()
 	p.awaits("\r\x1b[K")
 	quick := a.waiting("doing something quick")

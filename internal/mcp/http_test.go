@@ -205,9 +205,9 @@ func TestSessionsHaveALimit(t *testing.T) {
 }
 
 func TestIdleSessionsEnd(t *testing.T) {
-	w, s := remote(t, func(cfg *mcp.Config) { cfg.SessionIdle = 300 * time.Millisecond })
+	w, s := remote(t, func(cfg *mcp.Config) { cfg.SessionIdle = 3 * time.Second })
 	c := dialHTTP(t, s, "acme", nil)
-	c.call("run_command", object{"command": "sleep 1"}, nil)
+	c.call("run_command", object{"command": "sleep 4"}, nil)
 	for eventually(t, "it ends", func() bool {
 		all, err := w.manager.List(operator(t.Context()))
 		return err == nil && len(all) == 0

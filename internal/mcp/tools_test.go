@@ -185,7 +185,7 @@ func TestCancellationStopsTheWork(t *testing.T) {
 	}{
 		{"run_command", func(p string) object { return object{"command": "echo $$ >" + p + "; sleep 600"} }},
 		{"run_code", func(p string) object {
-			return object{"code": "import os, time\nf = open('" + p + "', 'w'); f.write('x\\n'); f.close()\ntry:\n  time.sleep(600)\nfinally:\n  os.remove('" + p + "')"}
+			return object{"code": "import os, time\ntry:\n  f = open('" + p + "', 'w'); f.write('x\\n'); f.close()\n  time.sleep(600)\nfinally:\n  os.remove('" + p + "')"}
 		}},
 	} {
 		t.Run(tool.name, func(t *testing.T) {

@@ -225,13 +225,13 @@ func TestDeadline(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	s, err := c.Start(ctx, connect.NewRequest(start("sleep")))
-	if err != nil {
-		t.Fatal(err)
+	if err == nil {
+		defer s.Close() //nolint:errcheck // it has failed
+		for s.Receive() {
+		}
+		err = s.Err()
 	}
-	defer s.Close() //nolint:errcheck // it has failed
-	for s.Receive() {
-	}
-	if err := s.Err(); connect.CodeOf(err) != connect.CodeDeadlineExceeded {
+	if connect.CodeOf(err) != connect.CodeDeadlineExceeded {
 		t.Error(err)
 	}
 }
@@ -302,7 +302,7 @@ func TestLeaks(t *testing.T) {
 	for range 50 {
 		run()
 	}
-	until := time.Now().Add(10 * time.Second)
+	until := time.Now().Add(time.Minute)
 	for count() > before+5 && time.Now().Before(until) { // the last one's are closed soon after its end
 		time.Sleep(10 * time.Millisecond)
 	}

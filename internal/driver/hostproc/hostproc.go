@@ -23,7 +23,8 @@ type Stat struct {
 	Start                uint64 // clock ticks since boot: a number and its start name one process of a boot
 	CPU                  uint64 // clock ticks, with the children that it has waited for
 	Threads, Pages       int64
-	Status               int // of a process that has ended, as of wait(2)
+	Code                 uint64 // where its code begins: 0 in the midst of an exec, at its end, and where the caller may not know
+	Status               int    // of a process that has ended, as of wait(2)
 }
 
 // Running reports whether the process had not ended; a zombie has.
@@ -60,7 +61,7 @@ func parseStat(data []byte) (Stat, error) {
 	}
 	s := Stat{
 		State: f[0][0], Parent: int(n(4)), Session: int(n(6)), Start: uint64(n(22)),
-		CPU: uint64(n(14) + n(15) + n(16) + n(17)), Threads: n(20), Pages: n(24), Status: int(n(last)),
+		CPU: uint64(n(14) + n(15) + n(16) + n(17)), Threads: n(20), Pages: n(24), Code: uint64(n(26)), Status: int(n(last)),
 	}
 	return s, errors.Join(errs...)
 }

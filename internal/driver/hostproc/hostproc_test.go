@@ -23,11 +23,15 @@ func sleeper(t *testing.T) (*exec.Cmd, Stat) {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	s, err := ReadStat(cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
+	for end := time.Now().Add(time.Minute); ; {
+		s, err := ReadStat(cmd.Process.Pid)
+		if err != nil || time.Now().After(end) {
+			t.Fatalf("%+v, %v", s, err)
+		}
+		if s.Code != 0 { // Start returns in the midst of its exec
+			return cmd, s
+		}
 	}
-	return cmd, s
 }
 
 func TestStatOfAChild(t *testing.T) {

@@ -180,6 +180,35 @@ func TestRemoveTreeLocked(t *testing.T) {
 	}
 }
 
+// markedSleeper starts a process that only its mark betrays; it ends with the test.
+func markedSleeper(t *testing.T, mark string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("sleep", "3600")
+	cmd.Env = []string{markName + "=" + mark}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed, so this is an error
+	})
+	return cmd
+}
+
+// ends waits for the end of a process that was killed: the kernel takes its environment, and so its mark, a little earlier.
+func ends(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if st, err := hostproc.ReadStat(cmd.Process.Pid); err != nil || !st.Running() {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("the marked process lives on")
+		}
+	}
+}
+
 // TestMarkedWithoutRecord: a crash between the start of an agent and its record leaves a process that only its mark
 // betrays. The same ID under another state directory is another sandbox.
 func TestMarkedWithoutRecord(t *testing.T) {
@@ -187,26 +216,47 @@ func TestMarkedWithoutRecord(t *testing.T) {
 	spec := driver.Spec{ID: "unrecorded", Dir: t.TempDir()}
 	var cmds []*exec.Cmd
 	for _, d := range []*Driver{ours, theirs} {
-		cmd := exec.Command("sleep", "3600")
-		cmd.Env = []string{markName + "=" + d.mark(spec.ID)}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
+		cmd := markedSleeper(t, d.mark(spec.ID))
+		env := []byte(markName + "=" + d.mark(spec.ID))
+		for end := time.Now().Add(time.Minute); !marked(cmd.Process.Pid, env); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("it has no mark")
+			}
 		}
-		t.Cleanup(func() {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait() // it was killed, so this is an error
-		})
 		cmds = append(cmds, cmd)
 	}
 	if err := ours.Destroy(t.Context(), spec); err != nil {
 		t.Fatal(err)
 	}
-	if st, err := hostproc.ReadStat(cmds[0].Process.Pid); err == nil && st.Running() {
-		t.Error("the marked process lives on")
-	}
+	ends(t, cmds[0])
 	if st, err := hostproc.ReadStat(cmds[1].Process.Pid); err != nil || !st.Running() {
 		t.Errorf("the process of another state directory was hit: %+v, %v", st, err)
+	}
+}
+
+// TestNascent: Start returns before the kernel has given a process its environment. Until it is marked it is nascent.
+func TestNascent(t *testing.T) {
+	env := []byte(markName + "=of-a-test")
+	for range 400 {
+		cmd := markedSleeper(t, "of-a-test")
+		st, err := hostproc.ReadStat(cmd.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := map[int]hostproc.Stat{st.PID: st}
+		if !nascent(all, sinceBoot()) && !marked(st.PID, env) {
+			t.Fatal("it is neither nascent nor marked")
+		}
+		for end := time.Now().Add(time.Minute); !marked(st.PID, env); {
+			if time.Now().After(end) {
+				t.Fatal("it has no mark")
+			}
+		}
+		if nascent(all, sinceBoot()) {
+			t.Fatal("what is marked is nascent")
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed, so this is an error
 	}
 }
 

@@ -26,13 +26,9 @@ func (d *Driver) mark(id driver.ID) string {
 	return string(id) + "." + hex.EncodeToString(sum[:6])
 }
 
-// members finds the processes of a sandbox: the agent, all that carry the mark, and all that descend from one of
+// members finds those of all that are a sandbox's: the agent, all that carry the mark, and all that descend from one of
 // those or share its session. The agent is a subreaper, so while it lives nothing can leave its tree.
-func (d *Driver) members(id driver.ID, agent identity) (map[int]hostproc.Stat, error) {
-	all, err := processes()
-	if err != nil {
-		return nil, err
-	}
+func (d *Driver) members(all map[int]hostproc.Stat, id driver.ID, agent identity) map[int]hostproc.Stat {
 	in, sessions := map[int]hostproc.Stat{}, map[int]bool{}
 	add := func(s hostproc.Stat) {
 		in[s.PID] = s
@@ -55,7 +51,7 @@ func (d *Driver) members(id driver.ID, agent identity) (map[int]hostproc.Stat, e
 			}
 		}
 	}
-	return in, nil
+	return in
 }
 
 // processes lists what runs on the host, without the kernel's own threads, pid 1 and the caller.
@@ -80,6 +76,32 @@ func processes() (map[int]hostproc.Stat, error) {
 		}
 	}
 	return all, nil
+}
+
+// nascent reports whether one of all is in the midst of its exec: until then it has no environment that says whose it is,
+// as the agent of a creator that was killed just now. Only what had begun by then is asked, and for a second.
+func nascent(all map[int]hostproc.Stat, begun uint64) bool {
+	now := sinceBoot()
+	for pid, s := range all {
+		if s.Start > begun || now >= s.Start+uint64(time.Second/ticks) {
+			continue
+		}
+		if env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil || len(env) > 0 {
+			continue
+		}
+		// Some never have one, and gVisor's stubs unmap theirs; but all have code a moment later.
+		if s, err := hostproc.ReadStat(pid); err == nil && s.Code == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// sinceBoot is the time now as hostproc.Stat has it.
+func sinceBoot() uint64 {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) // every kernel that we run on has it
+	return uint64(now.Nano()) / uint64(ticks)
 }
 
 // marked reports whether the process was started with env in its environment. That of others' processes is unreadable.
@@ -121,12 +143,17 @@ func (d *Driver) killAll(ctx context.Context, id driver.ID) error {
 	if err != nil {
 		agent = identity{}
 	}
-	stopped := map[identity]bool{}
+	stopped, begun := map[identity]bool{}, sinceBoot()
 	for {
 		still := hostproc.Stopped(agent.PID) // before the look: what it does not find did not begin since
-		in, err := d.members(id, agent)
-		if err != nil || len(in) == 0 {
+		all, err := processes()
+		if err != nil {
 			return err
+		}
+		unsure := nascent(all, begun) // before the look, too: what it finds through its exec is marked
+		in := d.members(all, id, agent)
+		if len(in) == 0 && !unsure {
+			return nil
 		}
 		fresh := false
 		for _, s := range in {

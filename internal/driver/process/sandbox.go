@@ -120,12 +120,12 @@ func (s *sandbox) Usage(ctx context.Context) (driver.Usage, error) {
 	if !s.agent.alive() {
 		return driver.Usage{}, fmt.Errorf("usage of sandbox %s: %w", s.spec.ID, fs.ErrNotExist)
 	}
-	in, err := s.d.members(s.spec.ID, s.agent)
+	all, err := processes()
 	if err != nil {
 		return driver.Usage{}, fmt.Errorf("usage of sandbox %s: %w", s.spec.ID, err)
 	}
 	var u driver.Usage
-	for _, m := range in {
+	for _, m := range s.d.members(all, s.spec.ID, s.agent) {
 		u.CPU += time.Duration(m.CPU) * ticks
 		u.Memory += m.Pages * int64(os.Getpagesize())
 		u.PIDs += m.Threads

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -190,10 +191,15 @@ func duplicateBugs() []bug {
 		{name: "a sandbox dies with its context", check: "outlives-context", says: "not healthy", plant: func(_ testing.TB, b *buggy, _ <-chan struct{}) {
 			b.create = func(ctx context.Context, spec driver.Spec) (driver.Sandbox, error) {
 				sb, err := b.Driver.Create(ctx, spec)
-				if err == nil {
-					context.AfterFunc(ctx, func() { _ = b.Driver.Destroy(context.Background(), spec) })
+				if err != nil {
+					return nil, err
 				}
-				return sb, err
+				return handle{Sandbox: sb, dial: func(now context.Context) (net.Conn, error) {
+					if ctx.Err() != nil {
+						_ = b.Driver.Destroy(now, spec)
+					}
+					return sb.Dial(now)
+				}}, nil
 			}
 		}},
 	}

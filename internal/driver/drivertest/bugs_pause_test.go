@@ -192,7 +192,7 @@ func oneAtATime(sound driver.Pauser, p *pauser) {
 			return errors.New("somebody else pauses it")
 		}
 		defer busy.Unlock()
-		time.Sleep(time.Millisecond) // so that the others come meanwhile
+		time.Sleep(20 * time.Millisecond) // so that the others come meanwhile
 		return sound.Pause(ctx)
 	}
 }

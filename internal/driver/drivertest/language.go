@@ -183,7 +183,7 @@ func checkLanguageProgram(c *C) {
 	}
 	spin := command(c.Language.Spin)
 	spin.started = func(pid uint32) {
-		time.Sleep(time.Second) // in which one that is not endless ends
+		time.Sleep(3 * time.Second) // in which one that is not endless ends
 		_, err := b.guest.Process().SendSignal(c.ctx, connect.NewRequest(&process.SendSignalRequest{Signal: process.Signal_SIGNAL_SIGKILL,
 			Process: &process.ProcessSelector{Selector: &process.ProcessSelector_Pid{Pid: pid}}}))
 		if err != nil {
@@ -329,8 +329,12 @@ func checkLanguageCode(c *C) {
 // checkLanguageInterrupted: endless code ends with its client, and the next run finds the context or a new one.
 func checkLanguageInterrupted(c *C) {
 	b := c.coder(c.spec())
+	if got, err := b.execute(c.ctx, c.Language.Print, nil); err != nil || !got.ended {
+		c.Fatalf("before an endless one: %+v, %v", got, err)
+	}
 	ctx, cancel := context.WithCancel(c.ctx)
-	got, err := b.execute(ctx, c.Language.Forever, func() { time.AfterFunc(200*time.Millisecond, cancel) })
+	// The interpreter is there, so code that is not endless ends in this time.
+	got, err := b.execute(ctx, c.Language.Forever, func() { time.AfterFunc(2*time.Second, cancel) })
 	cancel()
 	if err == nil || got.ended {
 		c.Errorf("endless code ended by itself: %+v", got)

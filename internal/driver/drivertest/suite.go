@@ -112,9 +112,10 @@ func (s Suite) start(t testing.TB) *suiteRun {
 	}
 	r := &suiteRun{Suite: s, must: slices.Contains(strings.Split(os.Getenv("FIREBREAK_REQUIRE"), ","), s.Name)}
 	r.bin = newPrograms(t, s)
-	ctx, cancel := context.WithTimeout(context.Background(), s.Patience)
+	place := Place{StateDir: t.TempDir(), Agent: r.bin.agent(t), Log: slog.New(slog.DiscardHandler)}
+	ctx, cancel := context.WithTimeout(context.Background(), s.Patience) // the agent is built by now
 	defer cancel()
-	info, err := s.New(t, Place{StateDir: t.TempDir(), Agent: r.bin.agent(t), Log: slog.New(slog.DiscardHandler)}).Probe(ctx)
+	info, err := s.New(t, place).Probe(ctx)
 	if err != nil {
 		t.Fatalf("probe: %v", err)
 	}

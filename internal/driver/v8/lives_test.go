@@ -71,7 +71,7 @@ func TestCrowd(t *testing.T) {
 
 // TestFull: a process whose memory has grown is made anew when nothing runs in it.
 func TestFull(t *testing.T) {
-	p := newPlace(t, "container", nil)
+	p := newPlace(t, "container", func(c *v8.Config) { c.Stall = time.Minute })
 	s := p.sandbox(nil)
 	s.value("var hold = new Uint8Array(900 << 20).fill(1); hold.length", "943718400")
 	var r ran

@@ -57,7 +57,7 @@ func TestTypeScript(t *testing.T) {
 }
 
 func TestTypeScriptPrograms(t *testing.T) {
-	s := newPlace(t, "", nil).sandbox(nil)
+	s := newPlace(t, "", func(c *v8.Config) { c.Stall = time.Minute }).sandbox(nil)
 	s.write("/home/user/x.ts", "interface A { n: number }\nimport type { Stats } from './nowhere.ts'\nconst a: A = { n: Number(process.argv[2]) }\nenum E { X = 'x' }\nconsole.log(a.n as number, E.X)")
 	for _, line := range []string{"node x.ts 7", "tsx x.ts 7", "node --experimental-strip-types /home/user/x.ts 7"} {
 		if stdout, stderr, status, err := s.command(line); err != nil || stdout != "7 x\n" || status != 0 {

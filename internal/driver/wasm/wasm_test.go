@@ -70,9 +70,11 @@ func TestStreams(t *testing.T) {
 	if err := guest.To(sb, "another's").Init(t.Context(), guest.Config{}); err == nil {
 		t.Error("without a stream anybody may configure the agent")
 	}
-	if err := guest.To(sb, "the token").Init(t.Context(), guest.Config{Deadline: time.Now().Add(time.Millisecond)}); err != nil {
+	if err := guest.To(sb, "the token").Init(t.Context(), guest.Config{}); err != nil {
 		t.Error(err)
 	}
+	// Its end may cut off the answer.
+	_ = guest.To(sb, "the token").Init(t.Context(), guest.Config{Deadline: time.Now().Add(time.Millisecond)})
 	if exit, err := sb.Wait(t.Context()); err != nil || exit.Reason != firebreak.EndDeadline {
 		t.Errorf("%+v, %v", exit, err)
 	}

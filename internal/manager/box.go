@@ -214,6 +214,9 @@ func (m *Manager) ended(b *box, exit driver.Exit, err error) {
 	case err != nil:
 		cause, exit = lifecycle.EventLost, driver.Exit{Reason: firebreak.EndLost, Code: -1, Detail: err.Error()}
 	}
+	if cause != lifecycle.EventExpired && exit.Reason != firebreak.EndDestroyed {
+		m.log.Warn("a sandbox ended by itself", "sandbox", rec.ID, "driver", rec.Driver, "reason", exit.Reason, "detail", exit.Detail)
+	}
 	if rec.Pool != "" {
 		cause = lifecycle.EventDeleted // nobody asks what became of it
 	}
@@ -280,14 +283,14 @@ func (m *Manager) end(ctx context.Context, rec store.Record, cause lifecycle.Eve
 	if b := m.box(rec.ID); b != nil && b.fleeting && cause == lifecycle.EventDeleted && b.ending.CompareAndSwap(false, true) {
 		return m.endHere(ctx, rec, exit, usage)
 	}
-	last, err := m.stop(ctx, rec.ID, cause, exit, usage)
+	last, first, err := m.stop(ctx, rec.ID, cause, exit, usage)
 	if firebreak.KindOf(err) == firebreak.KindExhausted {
 		// The disk is full, perhaps by this very sandbox, so it goes before that can be written down. If this process dies
 		// in between, the next one finds a record with nothing behind it.
 		if err := m.destroy(ctx, rec); err != nil {
 			return last, err
 		}
-		last, err = m.stop(ctx, rec.ID, cause, exit, usage)
+		last, first, err = m.stop(ctx, rec.ID, cause, exit, usage)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -300,12 +303,12 @@ func (m *Manager) end(ctx context.Context, rec store.Record, cause lifecycle.Eve
 	case err != nil:
 		return last, err
 	}
+	if first && last.Pool == "" { // once, whoever else ends it too or has to try again
+		m.cfg.Metrics.Ended(last.Driver, string(last.Exit.Reason), last.Usage.CPU)
+	}
 	if last.State == firebreak.StateStopping {
 		if err := m.destroy(ctx, last); err != nil {
 			return last, err
-		}
-		if last.Pool == "" {
-			m.cfg.Metrics.Ended(last.Driver, string(last.Exit.Reason), last.Usage.CPU)
 		}
 	}
 	m.drop(rec.ID)
@@ -332,14 +335,17 @@ func (m *Manager) endHere(ctx context.Context, rec store.Record, exit driver.Exi
 	if err != nil {
 		return rec, err
 	}
-	if rec.Pool == "" {
-		m.cfg.Metrics.Ended(rec.Driver, string(exit.Reason), usage.CPU)
-	}
 	rec.State, rec.Exit, rec.Usage = firebreak.StateEnded, exit, usage
-	return rec, m.cfg.Store.Delete(ctx, rec.ID, func(r store.Record) event.Event {
+	first := false // somebody else may have written down that it stops, and counted it
+	err = m.cfg.Store.Delete(ctx, rec.ID, func(r store.Record) event.Event {
+		first = r.State != firebreak.StateStopping
 		r.Exit, r.Usage = exit, usage
 		return store.Telling(event.TypeKilled)(r)
 	})
+	if err == nil && first {
+		m.cfg.Metrics.Ended(rec.Driver, string(exit.Reason), usage.CPU)
+	}
+	return rec, err
 }
 
 // fleeting reports whether the sandboxes of a driver leave nothing on the host.
@@ -352,10 +358,10 @@ func (m *Manager) fleeting(name string) bool {
 	return ok
 }
 
-// stop records that a sandbox is being ended, by this process and why. The first reason stays. Anybody may delete; all
-// else is for the process that owns the sandbox, as long as it lives.
-func (m *Manager) stop(ctx context.Context, id driver.ID, cause lifecycle.Event, exit driver.Exit, usage driver.Usage) (store.Record, error) {
-	return m.cfg.Store.Update(ctx, id, func(r *store.Record) error {
+// stop records that a sandbox is being ended, by this process and why, and reports whether it was the first to. The first
+// reason stays. Anybody may delete; all else is for the process that owns the sandbox, as long as it lives.
+func (m *Manager) stop(ctx context.Context, id driver.ID, cause lifecycle.Event, exit driver.Exit, usage driver.Usage) (rec store.Record, first bool, err error) {
+	rec, err = m.cfg.Store.Update(ctx, id, func(r *store.Record) error {
 		next, err := lifecycle.Next(r.State, cause)
 		if err != nil {
 			return err
@@ -363,12 +369,13 @@ func (m *Manager) stop(ctx context.Context, id driver.ID, cause lifecycle.Event,
 		if cause != lifecycle.EventDeleted && r.Owner != m.owner.name && m.owner.alive(r.Owner) {
 			return &firebreak.Error{Kind: firebreak.KindState, Err: errors.New("another process sees to it")}
 		}
-		if r.State != firebreak.StateStopping && r.State != firebreak.StateEnded {
+		if first = r.State != firebreak.StateStopping && r.State != firebreak.StateEnded; first {
 			r.Exit, r.Usage = exit, usage
 		}
 		r.State, r.Owner = next, m.owner.name
 		return nil
 	})
+	return rec, first, err
 }
 
 // destroy removes all that there is of a sandbox on the host.

@@ -7,11 +7,15 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +24,7 @@ import (
 	"github.com/firebreak-dev/firebreak/internal/driver"
 	"github.com/firebreak-dev/firebreak/internal/driver/fake"
 	"github.com/firebreak-dev/firebreak/internal/image"
+	"github.com/firebreak-dev/firebreak/internal/metrics"
 	"github.com/firebreak-dev/firebreak/internal/store"
 )
 
@@ -239,7 +244,7 @@ func TestAmbiguousBeginning(t *testing.T) {
 func TestDeadline(t *testing.T) {
 	h := newHost(t)
 	m := h.process(t)
-	rec := mustCreate(t, m, Request{Timeout: 50 * time.Millisecond})
+	rec := mustCreate(t, m, Request{Timeout: 500 * time.Millisecond})
 	got, err := m.Wait(operator(t.Context()), string(rec.ID))
 	if err != nil || got.Exit.Reason != firebreak.EndDeadline || got.Exit.Code != 124 || got.State != firebreak.StateEnded {
 		t.Errorf("%+v, %v", got, err)
@@ -520,6 +525,89 @@ func hammer(t *testing.T, maker, ender *Manager, way int) {
 		})
 	}
 	wg.Wait()
+}
+
+// gathering holds each destroy back until so many are under way.
+type gathering struct {
+	driver.Driver
+	left *atomic.Int32
+	all  chan struct{}
+}
+
+func (d gathering) Destroy(ctx context.Context, spec driver.Spec) error {
+	if d.left.Add(-1) == 0 {
+		close(d.all)
+	}
+	select {
+	case <-d.all:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return d.Driver.Destroy(ctx, spec)
+}
+
+type fleetingGathering struct{ gathering }
+
+func (fleetingGathering) Fleeting() {}
+
+// However many end a sandbox at the same time, and it by itself too, it is counted as one end.
+func TestEndIsCountedOnce(t *testing.T) {
+	const deletes = 8
+	for _, fleets := range []bool{false, true} {
+		for _, itself := range []bool{false, true} {
+			h := newHost(t)
+			counted := metrics.New(metrics.Config{})
+			d := gathering{h.fake, &atomic.Int32{}, make(chan struct{})}
+			d.left.Store(deletes)
+			m := h.process(t, func(c *Config) {
+				c.Metrics, c.Drivers = counted, drivers{"fake": d}
+				if fleets {
+					d.Driver = fleeting{h.fake, "fake", t.TempDir()}
+					c.Drivers = drivers{"fake": fleetingGathering{d}}
+				}
+			})
+			rec := mustCreate(t, m, Request{})
+			var wg sync.WaitGroup
+			for range deletes {
+				wg.Go(func() {
+					if _, err := m.Delete(operator(context.Background()), string(rec.ID)); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			if itself {
+				if err := h.fake.End(rec.ID, driver.Exit{Reason: firebreak.EndExited}); err != nil {
+					t.Error(err)
+				}
+			}
+			wg.Wait()
+			for m.handles() > 0 {
+				time.Sleep(time.Millisecond)
+			}
+			if n := endings(t, counted); n != 1 {
+				t.Errorf("fleeting %v, by itself %v: counted %v ends", fleets, itself, n)
+			}
+			h.holds(t)
+		}
+	}
+}
+
+// endings is how many ends were counted, of whatever reason.
+func endings(t *testing.T, m *metrics.Metrics) (n float64) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	for line := range strings.Lines(w.Body.String()) {
+		if !strings.HasPrefix(line, "firebreak_ended_total{") {
+			continue
+		}
+		v, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:len(line)-1], 64)
+		if err != nil {
+			t.Error(err)
+		}
+		n += v
+	}
+	return n
 }
 
 // A create whose caller goes away, at whatever moment, leaves nothing behind or has made the sandbox.

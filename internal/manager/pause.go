@@ -72,7 +72,10 @@ func (m *Manager) SetTimeout(ctx context.Context, ref string, d time.Duration, e
 		if err != nil {
 			return rec, err
 		}
-		return rec, m.tell(ctx, b.guest, rec)
+		if err := m.tell(ctx, b.guest, rec); err != nil && !overdue(rec, time.Now()) { // else it has ended, as was asked
+			return rec, err
+		}
+		return rec, nil
 	})
 }
 

@@ -42,8 +42,12 @@ async def main():
         print("files:", sorted(Path(entry.path).name for entry in await session.ls(Path("."))))
 
         shell = await session.pty_exec_start("python3", "-q", tty=True, yield_time_s=2)
-        typed = await session.pty_write_stdin(session_id=shell.process_id, chars="print(6 * 7)\n", yield_time_s=1)
-        print("terminal:", "42" in (shell.output + typed.output).decode())
+        shown = shell.output
+        for typed in ["print(6 * 7)\n"] + 10 * [""]:  # nothing typed is waiting for more
+            shown += (await session.pty_write_stdin(session_id=shell.process_id, chars=typed, yield_time_s=1)).output
+            if b"42" in shown:
+                break
+        print("terminal:", b"42" in shown)
 
         saved = await session.persist_workspace()
         print("saved:", len(saved.read()) > 1000)

@@ -99,11 +99,11 @@ func TestWhoMayReachWhat(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	w := newWorld(t, nil)
-	closed := closedPort(t)
 	shut := inside(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	port := func(text string) int { n, _ := strconv.Atoi(text); return n }
 	pooled, creating := w.add(t, "sb2"), w.add(t, "sb3")
 	pooled.Pool, creating.State = "p", firebreak.StateCreating
+	closed := closedPort(t) // last: who listens next may get it
 	for name, c := range map[string]struct {
 		header  http.Header
 		status  int

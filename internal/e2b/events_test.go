@@ -29,14 +29,12 @@ func withEvents(t *testing.T) (*world, *event.Log) {
 	return w, events
 }
 
-// at is a moment of the recent past: older events are not kept.
-func at(n int) time.Time {
-	return time.Now().UTC().Truncate(time.Hour).Add(-2*time.Hour + time.Duration(n)*time.Second)
-}
-
-// happen keeps events of a sandbox that is gone, one each second.
-func happen(t *testing.T, log *event.Log, tenant, sandbox string) {
+// happen keeps events of a sandbox that is gone, one each second. at is when: in the recent past, as older events are not
+// kept.
+func happen(t *testing.T, log *event.Log, tenant, sandbox string) (at func(n int) time.Time) {
 	t.Helper()
+	begun := time.Now().UTC().Truncate(time.Hour).Add(-2 * time.Hour)
+	at = func(n int) time.Time { return begun.Add(time.Duration(n) * time.Second) }
 	for i, e := range []event.Event{
 		{Type: event.TypeCreated, Template: "host", Driver: "fake"}, {Type: event.TypePaused}, {Type: event.TypeResumed},
 		{Type: event.TypeRecovered}, {Type: event.TypeUpdated, Data: event.Data{Deadline: at(1000)}},
@@ -47,11 +45,12 @@ func happen(t *testing.T, log *event.Log, tenant, sandbox string) {
 			t.Fatal(err)
 		}
 	}
+	return at
 }
 
 func TestLogs(t *testing.T) {
 	w, events := withEvents(t)
-	happen(t, events, "acme", "gone1")
+	at := happen(t, events, "acme", "gone1")
 	happen(t, events, "other", "gone2")
 	var got struct {
 		Logs []struct {

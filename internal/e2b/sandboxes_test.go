@@ -143,7 +143,7 @@ func TestTime(t *testing.T) {
 		{"refreshes", object{"duration": 60}, 204, 19 * time.Minute, 20 * time.Minute, ""},
 		{"refreshes", object{"duration": 3600}, 204, 59 * time.Minute, time.Hour, ""},
 		{"refreshes", object{}, 204, 59 * time.Minute, time.Hour, ""},
-		{"timeout", object{"timeout": 1}, 204, 0, time.Second, ""},
+		{"timeout", object{"timeout": 5}, 204, 0, 5 * time.Second, ""}, // and it must live until the next
 		{"refreshes", object{"duration": 0}, 204, 10 * time.Second, 15 * time.Second, ""},
 		{"refreshes", object{"duration": 3601}, 400, 0, 15 * time.Second, "3600"},
 		{"refreshes", object{"duration": -1}, 400, 0, 15 * time.Second, "-1"},

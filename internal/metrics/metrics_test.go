@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -117,50 +118,54 @@ firebreak_refusals_total{rule="b"} 1
 }
 
 func TestSamples(t *testing.T) {
-	var asked atomic.Int32
-	m := New(Config{Tenants: true, Connections: func() int { return 7 },
-		Pools: func() []Pool {
-			return []Pool{{Name: "host/gvisor", Ready: 2, Target: 3, Min: 1, Max: 4, Claims: 10, Misses: 1}}
-		},
-		Sandboxes: func(context.Context) ([]Sandbox, error) {
-			asked.Add(1)
-			return []Sandbox{
-				{Driver: "gvisor", State: "running", Tenant: "acme", CPUs: 1, Memory: 512 << 20, UsedCPU: time.Second, UsedMemory: 1 << 20},
-				{Driver: "gvisor", State: "running", Tenant: "acme", CPUs: 0.5, UsedCPU: time.Second},
-				{Driver: "gvisor", State: "paused", Tenant: "umbra"}, {Driver: "container", State: "running"},
-			}, nil
-		}})
-	var all sync.WaitGroup
-	for range 10 {
-		all.Go(func() {
-			m.Handler().ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	synctest.Test(t, func(t *testing.T) { // however slow the host is, it is all of one sample
+		var asked atomic.Int32
+		m := New(Config{Tenants: true, Connections: func() int { return 7 },
+			Pools: func() []Pool {
+				return []Pool{{Name: "host/gvisor", Ready: 2, Target: 3, Min: 1, Max: 4, Claims: 10, Misses: 1}}
+			},
+			Sandboxes: func(context.Context) ([]Sandbox, error) {
+				asked.Add(1)
+				return []Sandbox{
+					{Driver: "gvisor", State: "running", Tenant: "acme", CPUs: 1, Memory: 512 << 20, UsedCPU: time.Second, UsedMemory: 1 << 20},
+					{Driver: "gvisor", State: "running", Tenant: "acme", CPUs: 0.5, UsedCPU: time.Second},
+					{Driver: "gvisor", State: "paused", Tenant: "umbra"}, {Driver: "container", State: "running"},
+				}, nil
+			}})
+		var all sync.WaitGroup
+		for range 10 {
+			all.Go(func() {
+				m.Handler().ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/metrics", nil))
+			})
+		}
+		all.Wait()
+		if n := asked.Load(); n != 1 {
+			t.Errorf("asked %d times at once", n)
+		}
+		want(t, m, map[string]float64{
+			"sandboxes driver=gvisor state=running": 2, "sandboxes driver=gvisor state=paused": 1, "sandboxes driver=container state=running": 1,
+			"sandboxes_limit_cpus driver=gvisor": 1.5, "sandboxes_limit_memory_bytes driver=gvisor": 512 << 20,
+			"sandboxes_cpu_seconds driver=gvisor": 2, "sandboxes_memory_bytes driver=gvisor": 1 << 20,
+			"tenant_sandboxes tenant=acme": 2, "tenant_sandboxes tenant=umbra": 1, "tenant_sandboxes tenant=none": 1, "connections ": 7,
+			"pool_sandboxes pool=host/gvisor what=ready": 2, "pool_sandboxes pool=host/gvisor what=target": 3,
+			"pool_total pool=host/gvisor what=claim": 10, "pool_total pool=host/gvisor what=miss": 1, "sample_failures_total ": 0,
 		})
-	}
-	all.Wait()
-	if n := asked.Load(); n != 1 {
-		t.Errorf("asked %d times at once", n)
-	}
-	want(t, m, map[string]float64{
-		"sandboxes driver=gvisor state=running": 2, "sandboxes driver=gvisor state=paused": 1, "sandboxes driver=container state=running": 1,
-		"sandboxes_limit_cpus driver=gvisor": 1.5, "sandboxes_limit_memory_bytes driver=gvisor": 512 << 20,
-		"sandboxes_cpu_seconds driver=gvisor": 2, "sandboxes_memory_bytes driver=gvisor": 1 << 20,
-		"tenant_sandboxes tenant=acme": 2, "tenant_sandboxes tenant=umbra": 1, "tenant_sandboxes tenant=none": 1, "connections ": 7,
-		"pool_sandboxes pool=host/gvisor what=ready": 2, "pool_sandboxes pool=host/gvisor what=target": 3,
-		"pool_total pool=host/gvisor what=claim": 10, "pool_total pool=host/gvisor what=miss": 1, "sample_failures_total ": 0,
 	})
 }
 
 // A scrape has all else when the sandboxes cannot be listed, and bounds the time for it.
 func TestSampleThatFails(t *testing.T) {
-	m := New(Config{Sandboxes: func(ctx context.Context) ([]Sandbox, error) {
-		if end, ok := ctx.Deadline(); !ok || time.Until(end) > sampleTimeout {
-			t.Error("there is no time limit")
-		}
-		return []Sandbox{{Driver: "gvisor", State: "running"}}, errors.New("locked")
-	}})
-	m.Webhook("sent")
-	want(t, m, map[string]float64{"sandboxes driver=gvisor state=running": -1, "sample_failures_total ": 1, "webhook_attempts_total outcome=sent": 1,
-		"tenant_sandboxes tenant=none": -1})
+	synctest.Test(t, func(t *testing.T) { // however slow the host is, it is all of one sample
+		m := New(Config{Sandboxes: func(ctx context.Context) ([]Sandbox, error) {
+			if end, ok := ctx.Deadline(); !ok || time.Until(end) > sampleTimeout {
+				t.Error("there is no time limit")
+			}
+			return []Sandbox{{Driver: "gvisor", State: "running"}}, errors.New("locked")
+		}})
+		m.Webhook("sent")
+		want(t, m, map[string]float64{"sandboxes driver=gvisor state=running": -1, "sample_failures_total ": 1, "webhook_attempts_total outcome=sent": 1,
+			"tenant_sandboxes tenant=none": -1})
+	})
 }
 
 // Whatever clients send, there are few series.

@@ -45,7 +45,7 @@ func answered(t *testing.T, conn net.Conn) string {
 // TestSlowClientsAreCutOff has clients that begin and never end, in each place where one can stop.
 func TestSlowClientsAreCutOff(t *testing.T) {
 	r := start(t, nil, func(s *Server) {
-		s.http.ReadHeaderTimeout, s.http.IdleTimeout, s.bodyTime = 50*time.Millisecond, 50*time.Millisecond, 50*time.Millisecond
+		s.http.ReadHeaderTimeout, s.http.IdleTimeout, s.bodyTime = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
 	})
 	key := "X-API-KEY: " + goodKey + "\r\n"
 	for name, test := range map[string]struct{ text, want string }{
@@ -329,6 +329,9 @@ func TestManyIdleConnections(t *testing.T) {
 	conns := make([]net.Conn, n)
 	ask := func(conn net.Conn) {
 		t.Helper()
+		if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
 		if _, err := io.WriteString(conn, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}

@@ -264,6 +264,24 @@ func tellForever(dir, prefix string) int {
 	return 1
 }
 
+// spoken is what a process has said so far.
+type spoken struct {
+	mu   sync.Mutex
+	text strings.Builder // guarded by mu
+}
+
+func (s *spoken) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+func (s *spoken) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
 // Several processes make and end sandboxes, and are killed at random moments. The events tell what became of each: no
 // sandbox runs that none tells of, none is gone without one, and what was said to be done was told.
 func TestEventsAgreeWithTheRecordsOfKilledProcesses(t *testing.T) {
@@ -277,13 +295,16 @@ func TestEventsAgreeWithTheRecordsOfKilledProcesses(t *testing.T) {
 		wg.Go(func() {
 			cmd := exec.CommandContext(t.Context(), os.Args[0])
 			cmd.Env = append(os.Environ(), "STORE_TEST_TELL="+dir, "STORE_TEST_PREFIX="+prefix)
-			out := &strings.Builder{}
+			out := &spoken{}
 			cmd.Stdout = out
 			if err := cmd.Start(); err != nil {
 				t.Error(err)
 				return
 			}
-			time.Sleep(time.Duration(300+70*p) * time.Millisecond)
+			for end := time.Now().Add(time.Minute); strings.Count(out.String(), "\n") < 8 && time.Now().Before(end); {
+				time.Sleep(5 * time.Millisecond) // it is at work
+			}
+			time.Sleep(time.Duration(70*p) * time.Millisecond)
 			if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
 				t.Error(err)
 			}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -101,7 +102,7 @@ func TestWhatFailsIsTriedAgain(t *testing.T) {
 	w := newWorld(t, t.TempDir())
 	told := outcomes{n: map[string]int{}}
 	p := usual()
-	p.Timeout = 200 * time.Millisecond
+	p.Timeout = 3 * time.Second // only the third attempt takes it
 	hooks := w.webhooks(p, func(c *webhook.Config) { c.Sent = told.count })
 	create(t, hooks, "acme", r.URL)
 	w.publish("acme", "a", event.TypeCreated)
@@ -209,8 +210,9 @@ func TestDeliveryGoesOnAfterARestart(t *testing.T) {
 	again := newWorld(t, dir)
 	again.webhooks(usual(), nil)
 	again.publish("acme", "fourth", event.TypeCreated)
-	got := r.wait(atLeast(before + 3))
-	if s := sandboxes(got[before:]); s != "second third fourth" {
+	got := r.wait(func(got []delivery) bool { return strings.HasSuffix(sandboxes(got), "fourth") })
+	// What was under way when the first was closed may come twice.
+	if s := sandboxes(got[before:]); strings.Join(slices.Compact(strings.Fields(s)), " ") != "second third fourth" {
 		t.Errorf("after the restart came %s", s)
 	}
 }

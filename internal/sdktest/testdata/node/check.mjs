@@ -4,7 +4,7 @@ import { Session } from 'node:inspector/promises'
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
-const LIMIT = 180_000 // of one check, so that a hang is one failure and not the loss of all checks after it
+const LIMIT = 400_000 // of one check, so that a hang is one failure and not the loss of all checks after it
 
 const profiler = new Session()
 profiler.connect()
@@ -43,7 +43,7 @@ export async function check(name, run, more = {}) {
 }
 
 // until waits for a condition that is bound to come true, and says what it waited for if it does not.
-export async function until(what, condition, limit = 30_000) {
+export async function until(what, condition, limit = 60_000) {
   const end = performance.now() + limit
   for (;;) {
     const got = await condition()

@@ -228,7 +228,7 @@ await check('a watch that cannot be', async () => {
 
 await check('a watch whose time is up', async () => {
   let ended
-  await files.watchDir('/tmp/watched', () => {}, { timeoutMs: 500, onExit: (e) => (ended = e ?? 'no error') })
+  await files.watchDir('/tmp/watched', () => {}, { timeoutMs: 3000, onExit: (e) => (ended = e ?? 'no error') })
   assert.match(`${await until('the end', () => ended)}`, /TimeoutError|deadline/)
 })
 

@@ -144,7 +144,7 @@ await check('sandbox.kill', async () => {
 })
 
 await check('the end of its time', async () => {
-  const brief = await Sandbox.create({ metadata: { mark }, timeoutMs: 1000 })
+  const brief = await Sandbox.create({ metadata: { mark }, timeoutMs: 5000 })
   await until('the end of the sandbox', async () => !(await brief.isRunning()))
   await until('the news of it', () => brief.getInfo().then(() => false, (e) => e instanceof SandboxNotFoundError))
 })
@@ -206,7 +206,7 @@ await check('a paused sandbox can be killed', async () => {
 })
 
 await check('auto-pause at the timeout, auto-resume at a request', async () => {
-  const sleepy = await Sandbox.create({ metadata: { mark }, timeoutMs: 1000, lifecycle: { onTimeout: 'pause', autoResume: true } })
+  const sleepy = await Sandbox.create({ metadata: { mark }, timeoutMs: 10_000, lifecycle: { onTimeout: 'pause', autoResume: true } })
   const state = async () => (await sleepy.getInfo()).state
   assert.deepEqual((await sleepy.getInfo()).lifecycle, { onTimeout: 'pause', autoResume: true })
   await until('the pause', async () => (await state()) === 'paused')

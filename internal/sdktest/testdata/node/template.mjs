@@ -66,7 +66,7 @@ await check('Template.buildInBackground and getBuildStatus', async () => {
     const s = await Template.getBuildStatus(build, { logsOffset: 0 })
     assert.notEqual(s.status, 'error', JSON.stringify(s))
     return s.status === 'ready' && s
-  }, 80_000)
+  }, 240_000)
   assert.equal(status.buildID, build.buildId)
   const skipped = await Template.getBuildStatus(build, { logsOffset: 100000 })
   assert.deepEqual(skipped.logEntries, [])

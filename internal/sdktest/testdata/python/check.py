@@ -17,7 +17,7 @@ import e2b
 import e2b_code_interpreter
 
 SYNC = len(sys.argv) > 1 and sys.argv[1] == "sync"
-LIMIT = 180  # seconds of one check, so that a hang is one failure and not the loss of all checks after it
+LIMIT = 400  # seconds of one check, so that a hang is one failure and not the loss of all checks after it
 
 Sandbox = e2b.Sandbox if SYNC else e2b.AsyncSandbox
 Interpreter = e2b_code_interpreter.Sandbox if SYNC else e2b_code_interpreter.AsyncSandbox
@@ -71,7 +71,7 @@ async def check(name, run):
     log(line)
 
 
-async def until(what, condition, limit=30):
+async def until(what, condition, limit=60):
     """Waits for a condition that is bound to come true, and says what it waited for if it does not."""
     end = time.monotonic() + limit
     while True:

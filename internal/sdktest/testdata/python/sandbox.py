@@ -189,7 +189,7 @@ async def main():
     await check("sandbox.pause keeps the memory", pause)
 
     async def sleepy():
-        box = await do(Sandbox.create(metadata={"mark": MARK}, timeout=1, lifecycle={"on_timeout": "pause", "auto_resume": True}))
+        box = await do(Sandbox.create(metadata={"mark": MARK}, timeout=10, lifecycle={"on_timeout": "pause", "auto_resume": True}))
 
         async def paused():
             return (await do(box.get_info())).state == SandboxState.PAUSED

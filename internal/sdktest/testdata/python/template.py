@@ -59,7 +59,7 @@ async def main():
             assert status.status.value != "error", status
             return status.status.value == "ready"
 
-        await until("the build", ready, 80)
+        await until("the build", ready, 240)
 
     await check("Template.build_in_background and get_build_status", background)
 

@@ -3,6 +3,7 @@ package idle
 import (
 	"bytes"
 	"debug/elf"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -62,22 +63,23 @@ func parts(headers []elf.Prog64, at uintptr) []part {
 	return all
 }
 
-// On amd64, gVisor writes a jump to where a system call and the move before it are, which says which one it is. With luck
-// these bytes are something else; then too much is kept.
 const (
-	systemCall = "\x0f\x05"
-	moveSize   = 5
-	mostRead   = 64 // pages of code that come into memory only to be looked at
+	callSize = 7  // with the move
+	mostRead = 64 // pages of code that come into memory only to be looked at
 )
 
 // withoutCalls calls do with all pages that have no part of a system call, in runs, soon after it has looked at them.
 func withoutCalls(text []byte, do func(pages []byte)) {
+	// What may be seen of a call on amd64, where gVisor makes a jump of it and of the move before it: the call itself, what is
+	// there for a moment, and the jump. With luck it is something else; then too much is kept. See PatchSyscall in gVisor's
+	// package usertrap.
+	calls := [][]byte{{0x0f, 0x05}, {0x06, 0x05}, {0x24, 0x25}}
 	page := unix.Getpagesize()
 	from := 0 // what was looked at begins here
 	for at := 0; at < len(text); at += page {
-		// A call may begin at the end of the page before, and one in the next page have its move in this one.
-		around := text[max(at-len(systemCall)+1, 0):min(at+page+moveSize+len(systemCall)-1, len(text))]
-		found := bytes.Contains(around, []byte(systemCall))
+		// What is seen of a call may be in one page, and the rest in the next.
+		around := text[max(at-callSize, 0):min(at+page+callSize, len(text))]
+		found := slices.ContainsFunc(calls, func(call []byte) bool { return bytes.Contains(around, call) })
 		if !found && at-from < mostRead*page {
 			continue
 		}

@@ -66,34 +66,36 @@ func TestDrop(t *testing.T) {
 func TestWithoutCalls(t *testing.T) {
 	page := os.Getpagesize()
 	for name, tc := range map[string]struct {
-		calls []int // where they are
-		want  []int // numbers of the pages that have none
+		at   []int // where the move before a call begins
+		want []int // numbers of the pages that have none
 	}{
-		"none":                        {nil, []int{0, 1, 2, 3}},
-		"in the middle":               {[]int{page + 100}, []int{0, 2, 3}},
-		"two in a page":               {[]int{page + 100, page + 300}, []int{0, 2, 3}},
-		"at the start":                {[]int{0}, []int{1, 2, 3}},
-		"at the end":                  {[]int{4*page - 2}, []int{0, 1, 2}},
-		"its move in the page before": {[]int{2*page + 4}, []int{0, 3}},
-		"its move at a page's start":  {[]int{2*page + 5}, []int{0, 1, 3}},
-		"over the border":             {[]int{2*page - 1}, []int{0, 3}},
-		"the last bytes before it":    {[]int{2*page - 2}, []int{0, 2, 3}},
-		"everywhere":                  {[]int{1, page + 9, 2*page + 9, 3*page + 9}, nil},
-		"at a border":                 {[]int{3 * page}, []int{0, 1}},
+		"none":                    {nil, []int{0, 1, 2, 3}},
+		"in the middle":           {[]int{page + 100}, []int{0, 2, 3}},
+		"two in a page":           {[]int{page + 100, page + 300}, []int{0, 2, 3}},
+		"at the start":            {[]int{0}, []int{1, 2, 3}},
+		"at the end":              {[]int{4*page - callSize}, []int{0, 1, 2}},
+		"its end is over":         {[]int{2*page - 6}, []int{0, 3}},
+		"its beginning is before": {[]int{2*page - 1}, []int{0, 3}},
+		"everywhere":              {[]int{1, page + 9, 2*page + 9, 3*page + 9}, nil},
 	} {
-		text := make([]byte, 4*page)
-		for _, at := range tc.calls {
-			copy(text[at:], systemCall)
-		}
-		var got []int
-		withoutCalls(text, func(pages []byte) {
-			at := int(uintptr(unsafe.Pointer(&pages[0])) - uintptr(unsafe.Pointer(&text[0])))
-			for i := at / page; i < (at+len(pages))/page; i++ {
-				got = append(got, i)
+		for state, call := range map[string]string{
+			"as it was": "\xb8\x01\x00\x00\x00\x0f\x05", "begun": "\xb8\x01\x00\x00\x00\x06\x05",
+			"half done": "\xb8\x24\x25\xa0\x01\x06\x00", "made a jump": "\xff\x24\x25\xa0\x01\x06\x00",
+		} {
+			text := make([]byte, 4*page)
+			for _, at := range tc.at {
+				copy(text[at:], call)
 			}
-		})
-		if !slices.Equal(got, tc.want) {
-			t.Errorf("%s: %v, want %v", name, got, tc.want)
+			var got []int
+			withoutCalls(text, func(pages []byte) {
+				at := int(uintptr(unsafe.Pointer(&pages[0])) - uintptr(unsafe.Pointer(&text[0])))
+				for i := at / page; i < (at+len(pages))/page; i++ {
+					got = append(got, i)
+				}
+			})
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("%s, %s: %v, want %v", name, state, got, tc.want)
+			}
 		}
 	}
 	long := make([]byte, 3*mostRead*page)

@@ -67,8 +67,12 @@ func TestBoundaries(t *testing.T) {
 	for language, programs := range all {
 		first := sameCalls(programs[0])
 		for _, p := range programs[1:] {
-			if checks := sameCalls(p); !slices.Equal(checks, first) {
-				t.Errorf("%s: %s made the checks %q, and %s made %q", language, p.name, checks, programs[0].name, first)
+			want := first
+			if strings.HasPrefix(p.name, "wasm-javascript/") { // which has no modules of Node
+				want = slices.DeleteFunc(slices.Clone(first), func(name string) bool { return strings.HasPrefix(name, "node: ") })
+			}
+			if checks := sameCalls(p); !slices.Equal(checks, want) {
+				t.Errorf("%s: %s made the checks %q, want %q", language, p.name, checks, want)
 			}
 		}
 	}

@@ -19,6 +19,8 @@ type cells struct {
 
 	env map[string]string // the sandbox's own
 	set bool              // env is
+
+	usesFiles bool // code that runs or has run may look at the sandbox's
 }
 
 var _ code.Kernel = (*cells)(nil)
@@ -46,6 +48,10 @@ func (c *cells) Run(ctx context.Context, text string, env map[string]string, out
 			out.Flush()
 		case "error":
 			out.Failed(f.Name, f.Value, f.Traceback)
+		case "file":
+			if err := change(c.files, f); err != nil {
+				out.Print("stderr", err.Error()+"\n")
+			}
 		case "exit":
 			out.Failed("Exit", fmt.Sprintf("process.exit(%d) was called; the isolate lives on", f.Status), "")
 		}
@@ -63,15 +69,24 @@ func (c *cells) prepare(ctx context.Context, p *proc, text string, env map[strin
 		}
 	}
 	s := script.Prepare(text)
-	r := request{Code: s.Code + "\n//# sourceURL=cell", Boxed: s.Boxed, Env: orEmpty(env), At: at}
-	switch n := len(s.Named); {
-	case n == 0:
-		return r, nil
-	case n > script.MaxNamed:
+	r := request{Code: s.Code + "\n//# sourceURL=cell", Boxed: s.Boxed, Env: orEmpty(env), At: at, Dir: c.dir}
+	if len(s.Named) > script.MaxNamed {
 		return r, &codeError{"Unsupported", fmt.Sprintf("the code names more than %d modules", script.MaxNamed)}
 	}
-	g := newGathering(c.files, func(ctx context.Context, source string) (string, error) { return p.plain(ctx, source, false) })
-	from, err := g.imports(ctx, at, s.Named)
-	r.From, r.Modules = from, g.modules
-	return r, ofCode(err)
+	c.usesFiles = c.usesFiles || usesFiles().MatchString(text)
+	if len(s.Named) > 0 {
+		g := newGathering(c.files, func(ctx context.Context, source string) (string, error) { return p.plain(ctx, source, false) })
+		from, err := g.imports(ctx, at, s.Named)
+		if err != nil {
+			return r, ofCode(err)
+		}
+		r.From, r.Modules = from, g.modules
+		c.usesFiles = c.usesFiles || g.says(usesFiles())
+	}
+	if !c.usesFiles {
+		return r, nil
+	}
+	var err error
+	r.Files, err = newTree(ctx, c.files)
+	return r, err
 }

@@ -81,10 +81,10 @@ var usesInput = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`\bstdin\b|\breadFileSync\(\s*0\b`)
 })
 
-// readsInput reports whether the program may look at its standard input.
-func (g *gathering) readsInput() bool {
+// says reports whether a module, or a name that it imports, has what matches.
+func (g *gathering) says(what *regexp.Regexp) bool {
 	for _, m := range g.modules {
-		if usesInput().MatchString(m.Code) {
+		if what.MatchString(m.Code) || slices.ContainsFunc(m.Named, what.MatchString) {
 			return true
 		}
 	}

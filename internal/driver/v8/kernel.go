@@ -33,6 +33,8 @@ type request struct {
 	At      string                    `json:"at,omitempty"`      // where the code of a context stands
 	From    map[string]string         `json:"from,omitempty"`    // paths of the modules that its names for them mean
 	Input   *[]byte                   `json:"input,omitempty"`   // all of its standard input, if it may look at it
+	Dir     string                    `json:"dir,omitempty"`     // where it runs
+	Files   *tree                     `json:"files,omitempty"`   // the sandbox's, if it may look at them
 }
 
 // kernel is an isolate that keeps its state from one run to the next: of a code.Kernel all but Run.

@@ -135,9 +135,12 @@ func (b *box) script(ctx context.Context, c program.Call, name string, text *str
 		g := newGathering(b.files, plain)
 		main, err := g.start(within, name, text)
 		err = ofCode(err)
-		r := request{Modules: g.modules, Main: main, Env: orEmpty(c.Env), Argv: append([]string{"node"}, args...), Program: true}
-		if err == nil && g.readsInput() {
+		r := request{Modules: g.modules, Main: main, Env: orEmpty(c.Env), Argv: append([]string{"node"}, args...), Program: true, Dir: c.Dir}
+		if err == nil && g.says(usesInput()) {
 			r.Input, err = input(ctx, c.Stdin) // who is ended while it waits for more has nothing in workerd
+		}
+		if err == nil && g.says(usesFiles()) {
+			r.Files, err = newTree(within, b.files)
 		}
 		return r, err
 	}
@@ -155,6 +158,10 @@ func (b *box) script(ctx context.Context, c program.Call, name string, text *str
 			status = 1
 		case "exit":
 			status = f.Status & 0xff
+		case "file":
+			if err := change(b.files, f); err != nil {
+				fmt.Fprintln(c.Stderr, "node:", err)
+			}
 		}
 	})
 	if !lives && ctx.Err() == nil {

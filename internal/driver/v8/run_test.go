@@ -230,10 +230,6 @@ func TestCode(t *testing.T) {
 		if r := s.run("await fetch('http://example.com')"); r.failed != "TypeError" || r.value != "fetch is refused: a V8 sandbox has no network" {
 			t.Errorf("%+v", r)
 		}
-		s.write("/home/user/data.csv", "1")
-		if r := s.run("require('node:fs').readFileSync('data.csv')"); r.failed != "Error" || !strings.Contains(r.value, "no such file") || !strings.Contains(r.traceback, "does not see the sandbox's files: give it data as") {
-			t.Errorf("%+v", r)
-		}
 		if r, err := s.try(t.Context(), "1", "python"); err != nil || !strings.Contains(r.refused, "its languages are javascript and typescript") {
 			t.Errorf("%+v %v", r, err)
 		}
@@ -264,9 +260,6 @@ func TestPrograms(t *testing.T) {
 		t.Errorf("%q %d %v", stdout, status, err)
 	}
 	if _, stderr, status, err := s.command(`node -e "throw new RangeError('no')"`); err != nil || !strings.Contains(stderr, "RangeError: no") || status != 1 {
-		t.Errorf("%q %d %v", stderr, status, err)
-	}
-	if _, stderr, status, err := s.command(`node -e "import('node:fs').then(fs => fs.promises.readFile('x.js'))"`); err != nil || !strings.Contains(stderr, "does not see the sandbox's files") || status != 1 {
 		t.Errorf("%q %d %v", stderr, status, err)
 	}
 	if _, stderr, status, err := s.command("node nowhere.js"); err != nil || !strings.Contains(stderr, "no such file") || status != 1 {

@@ -7,7 +7,7 @@ const config :Workerd.Config = (
 );
 
 const host :Workerd.Worker = (
-  modules = [ (name = "host.js", esModule = embed "host.js"), (name = "kernel.js", text = embed "kernel.js"), (name = "modules.js", text = embed "modules.js"), (name = "waiting.js", text = embed "waiting.js"),
+  modules = [ (name = "host.js", esModule = embed "host.js"), (name = "kernel.js", text = embed "kernel.js"), (name = "modules.js", text = embed "modules.js"), (name = "waiting.js", text = embed "waiting.js"), (name = "files.js", text = embed "files.js"),
     (name = "typescript.js", text = embed "typescript.js"), (name = "typescript.json", json = embed "typescript.json") ],
   compatibilityDate = "2026-11-01",
   compatibilityFlags = ["experimental"],

@@ -3,6 +3,7 @@
 import kernel from 'kernel.js'
 import modules from 'modules.js'
 import waiting from 'waiting.js'
+import files from 'files.js'
 import typescript from 'typescript.js'
 import sucrase from 'typescript.json'
 
@@ -11,7 +12,7 @@ const code = {
   compatibilityFlags: ['allow_insecure_inefficient_logged_eval'],
   allowExperimental: true, // for eval
   mainModule: 'kernel.js',
-  modules: { 'kernel.js': kernel, 'modules.js': modules, 'waiting.js': waiting },
+  modules: { 'kernel.js': kernel, 'modules.js': modules, 'waiting.js': waiting, 'files.js': files },
   globalOutbound: null,
   env: {}
 }

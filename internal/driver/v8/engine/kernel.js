@@ -4,6 +4,7 @@
 // that changes prototypes by mistake still gets answers.
 import util from 'node:util'
 import { loader, placed } from 'modules.js'
+import * as files from 'files.js'
 import * as waiting from 'waiting.js'
 import { createRequire } from 'node:module'
 import { abortIsolate } from 'cloudflare:workers'
@@ -24,7 +25,6 @@ const forms = {
   'application/javascript': 'javascript'
 }
 const exit = Symbol('exit')
-const noFiles = 'Code in a V8 sandbox does not see the sandbox\'s files: give it data as modules that it imports (JSON, too)'
 const makesCode = /\bFunction\b|[.[]\s*['"`]?constructor\b/ // which may have an import() that nobody sees
 
 const imported = loader(create(null)) // by code contexts
@@ -81,8 +81,7 @@ function render (value) {
 function failure (error) {
   const isError = error instanceof Error
   let text = isError ? String(error.stack ?? error) : 'Uncaught ' + inspect(error)
-  text = text.split('\n').filter(line => !/^ +at (?:.* \(|async )?(?:(?:kernel|modules|waiting)\.js:\d|node-internal:)/.test(line)).map(placed).join('\n')
-  if (isError && error.code === 'ENOENT') text += '\n' + noFiles + (crash === report ? ', or in the code itself.' : ', as standard input, or as arguments.')
+  text = text.split('\n').filter(line => !/^ +at (?:.* \(|async )?(?:(?:kernel|modules|waiting|files)\.js:\d|node-internal:)/.test(line)).map(placed).join('\n')
   return {
     type: 'error', name: String(isError ? error.name : typeof error), traceback: cut(text),
     value: cut(isError ? String(error.message) : inspect(error))
@@ -142,6 +141,7 @@ async function run (request) {
   assign(process.env, request.env)
   if (request.argv !== undefined) process.argv = request.argv
   try {
+    place(request)
     if (request.at !== undefined) {
       cell.id = request.at
       assign(cell.given.from, request.from)
@@ -161,6 +161,12 @@ async function run (request) {
       else process.env[name] = value
     }
   }
+}
+
+// place has a run stand where it belongs, among its files if it may look at them.
+function place ({ dir, files: given }) {
+  if (dir !== undefined) files.stand(dir)
+  if (given !== undefined) files.give(given, send, say)
 }
 
 // giveInput is the standard input, which was read to its end.
@@ -187,11 +193,12 @@ async function program (request, finish) {
     if (error !== exit) send(failure(error))
     finish()
   }
-  if (request.input !== undefined) giveInput(request.input)
   if (values(request.modules).some(module => makesCode.test(module.code))) waiting.waits()
   assign(process.env, request.env)
   process.argv = request.argv
   try {
+    place(request)
+    if (request.input !== undefined) giveInput(request.input)
     await loader(request.modules, request.main).run()
     send({ type: 'ran' })
   } catch (error) {
@@ -239,6 +246,7 @@ async function follow (asked, writer, turn) {
   const finish = () => {
     over = true
     if (tell === mine) { // and no later run has begun
+      files.tellChanges()
       flush()
       tell = () => {}
     }

@@ -3,14 +3,17 @@
 // which import each other find each other's functions; when it goes on, its code runs.
 import { createRequire } from 'node:module'
 import { needs } from 'waiting.js'
+import { ofPromises } from 'files.js'
 
 const evaluate = globalThis.eval
-const builtin = createRequire('file:///')
+const load = createRequire('file:///')
+const builtin = spec => ofPromises.test(spec) ? load('node:fs').promises : load(spec)
 const { parse } = JSON
 const { max } = Math
 const { assign, create, defineProperty, hasOwn, keys, values } = Object
 const { Error, SyntaxError, URL, String, Promise } = globalThis
 const heads = create(null) // by URL of CommonJS's code: how much stands before its first line
+const filesOf = /^(node:)?fs(\/promises)?$/
 const relative = /^(\.{0,2}\/|\.{1,2}$|file:)/
 
 function fail (Type, code, message) {
@@ -246,6 +249,10 @@ export function loader (modules, main) {
       spec = String(spec)
       let id = own(m.given.from, spec)
       if (id === undefined && !relative.test(spec)) {
+        if (filesOf.test(spec)) { // as they are now, not as they were
+          const found = builtin(spec)
+          return { ...found, default: found }
+        }
         needs(spec)
         return await import(spec).catch(() => { throw noPackage(spec, 'imported from ' + m.id) })
       }

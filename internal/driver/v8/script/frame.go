@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"path"
+	"strings"
 )
 
 // Frame is what comes of a run. User code can write one, so everything is checked.
 type Frame struct {
-	Type string `json:"type"` // print, result, error, exit, ran, done
+	Type string `json:"type"` // print, result, error, exit, file, ran, done
 
 	Stream string `json:"stream"` // print: stdout or stderr
 	Text   string `json:"text"`
@@ -21,7 +23,23 @@ type Frame struct {
 	Traceback string `json:"traceback"`
 
 	Status int `json:"status"` // exit
+
+	Path   string `json:"path"` // file: what became of it
+	Kind   Kind   `json:"kind"`
+	Data   []byte `json:"data"` // of a regular file, what stands from At on; at 0 it begins anew
+	At     int64  `json:"at"`
+	Target string `json:"target"` // of a link
 }
+
+// Kind is what is at a path now.
+type Kind string
+
+const (
+	KindGone      Kind = "gone"
+	KindFile      Kind = "file"
+	KindDirectory Kind = "directory"
+	KindLink      Kind = "link"
+)
 
 // ParseFrame reads one line of what a run told.
 func ParseFrame(line []byte) (Frame, error) {
@@ -36,6 +54,11 @@ func ParseFrame(line []byte) (Frame, error) {
 		return f, nil
 	case "print":
 		if f.Stream == "stdout" || f.Stream == "stderr" {
+			return f, nil
+		}
+	case "file":
+		known := f.Kind == KindGone || f.Kind == KindFile || f.Kind == KindDirectory || f.Kind == KindLink
+		if known && path.IsAbs(f.Path) && f.At >= 0 && !strings.Contains(f.Path+f.Target, "\x00") {
 			return f, nil
 		}
 	}

@@ -118,6 +118,7 @@ func FuzzPrepare(f *testing.F) {
 func FuzzParseFrame(f *testing.F) {
 	f.Add([]byte(`{"type":"print","stream":"stdout","text":"x"}`))
 	f.Add([]byte(`{"type":"result","main":true,"forms":{"text":"x"}}`))
+	f.Add([]byte(`{"type":"file","kind":"file","path":"/x","at":1,"data":"eA=="}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		if frame, err := ParseFrame(line); err == nil && frame.Type == "print" && frame.Stream != "stdout" && frame.Stream != "stderr" {
 			t.Errorf("%q was taken", line)

@@ -81,7 +81,7 @@ func (c *cells) prepare(ctx context.Context, p *proc, text string, env map[strin
 			return r, ofCode(err)
 		}
 		r.From, r.Modules = from, g.modules
-		c.usesFiles = c.usesFiles || g.says(usesFiles())
+		c.usesFiles = c.usesFiles || g.usesFiles()
 	}
 	if !c.usesFiles {
 		return r, nil

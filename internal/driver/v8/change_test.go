@@ -57,6 +57,10 @@ func TestChange(t *testing.T) {
 			t.Errorf("%.80s: %s, want %s", c.line, got, c.want)
 		}
 	}
+	// Of what fits in part, the rest is not lost in silence.
+	if err := change(files, script.Frame{Kind: script.KindFile, Path: "/large", Data: make([]byte, 2<<20)}); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("more than there is room for: %v", err)
+	}
 	for _, line := range []string{`{"kind":"file","path":"x"}`, `{"kind":"device","path":"/x"}`, `{"path":"/x"}`, `{"kind":"file","path":"/x\u0000"}`,
 		`{"kind":"link","path":"/x","target":"\u0000"}`, `{"kind":"file","path":"/x","at":-1}`, `{"kind":"file","path":"/x","data":"!"}`} {
 		if f, err := script.ParseFrame([]byte(strings.Replace(line, "{", `{"type":"file",`, 1))); err == nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/firebreak-dev/firebreak/internal/agent/files"
 	"github.com/firebreak-dev/firebreak/internal/driver/v8/script"
 	"github.com/firebreak-dev/firebreak/internal/memfs"
 )
@@ -39,47 +40,48 @@ var usesFiles = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile
 var errTree = fmt.Errorf("the sandbox has more than %d MiB or %d files, and code in a V8 sandbox that uses node:fs has a copy of them all", maxTree>>20, maxTreeEntries)
 
 // newTree copies what there is.
-func newTree(ctx context.Context, files *memfs.FS) (*tree, error) {
+func newTree(ctx context.Context, from *memfs.FS) (*tree, error) {
 	t := &tree{Files: map[string][]byte{}, Links: map[string]string{}}
-	err := t.add(ctx, files, "/")
+	err := t.add(ctx, files.Memory{FS: from}, "/")
 	if errors.Is(err, errTree) {
 		return &tree{Refused: err.Error()}, nil
 	}
-	return t, err
+	return t, ofCode(err)
 }
 
-func (t *tree) add(ctx context.Context, files *memfs.FS, dir string) error {
-	entries, err := list(files, dir)
-	if err != nil {
+func (t *tree) add(ctx context.Context, from files.Memory, dir string) error {
+	names, err := from.List(dir, maxTreeEntries+1)
+	for _, name := range names {
+		if err == nil {
+			err = t.addEntry(ctx, from, path.Join(dir, name))
+		}
+	}
+	return gone(err)
+}
+
+func (t *tree) addEntry(ctx context.Context, from files.Memory, at string) error {
+	info, err := from.Lstat(at)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
 		return gone(err)
+	case strings.HasPrefix(at+"/", "/dev/"): // of the isolate's own
+	case len(t.Directories)+len(t.Files)+len(t.Links) >= maxTreeEntries:
+		return errTree
+	case info.IsDir():
+		t.Directories = append(t.Directories, at)
+		err = t.add(ctx, from, at)
+	case info.Mode().Type() == fs.ModeSymlink:
+		t.Links[at], err = from.Readlink(at)
+	case info.Mode().IsRegular():
+		err = t.addFile(from, at)
 	}
-	for _, e := range entries {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		at := path.Join(dir, e.Name())
-		switch {
-		case strings.HasPrefix(at+"/", "/dev/"):
-			continue // of the isolate's own
-		case len(t.Directories)+len(t.Files)+len(t.Links) >= maxTreeEntries:
-			return errTree
-		case e.IsDir():
-			t.Directories = append(t.Directories, at)
-			err = t.add(ctx, files, at)
-		case e.Type() == fs.ModeSymlink:
-			t.Links[at], err = files.Readlink(at)
-		case e.Type().IsRegular():
-			err = t.addFile(files, at)
-		}
-		if err := gone(err); err != nil {
-			return err
-		}
-	}
-	return nil
+	return gone(err)
 }
 
-func (t *tree) addFile(files *memfs.FS, at string) error {
-	f, err := files.Open(at)
+func (t *tree) addFile(from files.Memory, at string) error {
+	f, err := from.Open(at, os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -100,32 +102,23 @@ func gone(err error) error {
 	return err
 }
 
-func list(files *memfs.FS, dir string) ([]fs.DirEntry, error) {
-	f, err := files.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() //nolint:errcheck // only read from
-	return f.ReadDir(-1)
-}
-
 // change does to the sandbox's files what code did to its copy. Code can make it say anything, so the files hold it to their
 // limits, as they do all that is done to them.
-func change(files *memfs.FS, f script.Frame) error {
+func change(of *memfs.FS, f script.Frame) error {
 	var err error
 	switch at := path.Clean(f.Path); {
 	case at == "/" || strings.HasPrefix(at+"/", "/dev/"):
 		return nil
 	case f.Kind == script.KindGone:
-		err = files.RemoveAll(at)
+		err = of.RemoveAll(at)
 	case f.Kind == script.KindDirectory:
-		err = files.MkdirAll(at, 0o755)
+		err = of.MkdirAll(at, 0o755)
 	case f.Kind == script.KindLink:
-		if err = files.RemoveAll(at); err == nil {
-			err = files.Symlink(f.Target, at)
+		if err = of.RemoveAll(at); err == nil {
+			err = of.Symlink(f.Target, at)
 		}
 	default:
-		err = write(files, at, f.Data, f.At)
+		err = write(files.Memory{FS: of}, at, f.Data, f.At)
 	}
 	if err != nil {
 		return fmt.Errorf("what the code did to a file is not kept: %w", err)
@@ -134,15 +127,18 @@ func change(files *memfs.FS, f script.Frame) error {
 }
 
 // write puts a piece of a file where it belongs. The first one begins the file anew.
-func write(files *memfs.FS, at string, data []byte, offset int64) error {
+func write(to files.Memory, at string, data []byte, offset int64) error {
 	flag := os.O_WRONLY | os.O_CREATE
 	if offset == 0 {
 		flag |= os.O_TRUNC
 	}
-	w, err := files.OpenFile(at, flag, 0o644)
+	w, err := to.Open(at, flag, 0o644)
 	if err != nil {
 		return err
 	}
-	_, err = w.WriteAt(data, offset)
+	_, err = w.Seek(offset, io.SeekStart)
+	if err == nil {
+		_, err = w.Write(data)
+	}
 	return errors.Join(err, w.Close())
 }

@@ -57,7 +57,7 @@ func TestFiles(t *testing.T) {
 		s.value("failed(() => fs.readdirSync('/home/user/d'))", "ENOENT: no such file or directory, scandir '/home/user/d'")
 		s.value("await new Promise(r => fs.readFile('nowhere', e => r(e.code + e.path)))", "ENOENTnowhere")
 		s.value("fs.writeFileSync('throws.txt', 'kept'); failed(() => { throw new Error('x') })", "x")
-		if r := s.run("fs.writeFileSync('throws.txt', 'kept'); throw new Error('after')"); r.failed != "Error" || s.read("throws.txt") != "kept" {
+		if r := s.run("fs.writeFileSync('throws.txt', 'kept, too'); throw new Error('after')"); r.failed != "Error" || s.read("throws.txt") != "kept, too" {
 			t.Errorf("%+v", r)
 		}
 	})
@@ -86,6 +86,11 @@ const w = createWriteStream('/tmp/stream'); w.write('a'); w.end('b', () => {
 		}
 		if got := s.read("large"); len(got) != 3<<20 || got[:1] != "0" || got[1<<20:1<<20+1] != "1" || got[3<<20-1:] != "2" {
 			t.Errorf("%d bytes", len(got))
+		}
+		// What was a link and is a file now, is not written where the link led.
+		s.value("const fs = require('fs'); fs.unlinkSync('link'); fs.writeFileSync('link', 'own'); 1", "1")
+		if link, target := s.read("link"), s.read("lib/made.txt"); link != "own" || target != "made" {
+			t.Errorf("%q %q", link, target)
 		}
 		if out, stderr, _, _ := s.command(`node -e "const fs = require('fs'); fs.writeFileSync('exit.txt', 'x'); fs.unlinkSync('link'); process.exit(3)"`); out+stderr != "" || s.read("exit.txt") != "x" {
 			t.Errorf("%q %q %q", out, stderr, s.read("exit.txt"))

@@ -81,10 +81,20 @@ var usesInput = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`\bstdin\b|\breadFileSync\(\s*0\b`)
 })
 
-// says reports whether a module, or a name that it imports, has what matches.
+// usesFiles reports whether the program may look at the sandbox's files. What an ES module imports is not in its code.
+func (g *gathering) usesFiles() bool {
+	for _, m := range g.modules {
+		if slices.ContainsFunc(m.Named, usesFiles().MatchString) {
+			return true
+		}
+	}
+	return g.says(usesFiles())
+}
+
+// says reports whether a module has what matches.
 func (g *gathering) says(what *regexp.Regexp) bool {
 	for _, m := range g.modules {
-		if what.MatchString(m.Code) || slices.ContainsFunc(m.Named, what.MatchString) {
+		if what.MatchString(m.Code) {
 			return true
 		}
 	}

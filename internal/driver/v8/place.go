@@ -139,7 +139,7 @@ func (b *box) script(ctx context.Context, c program.Call, name string, text *str
 		if err == nil && g.says(usesInput()) {
 			r.Input, err = input(ctx, c.Stdin) // who is ended while it waits for more has nothing in workerd
 		}
-		if err == nil && g.says(usesFiles()) {
+		if err == nil && g.usesFiles() {
 			r.Files, err = newTree(within, b.files)
 		}
 		return r, err

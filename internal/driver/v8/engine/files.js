@@ -11,8 +11,8 @@ const maxPiece = 1 << 20 // bytes of a file that are told at once
 const maxTold = 32 << 20 // bytes that one run may tell
 const soon = 20 // ms until a change is told; longer each time, for who changes without end
 const latest = 320
-const { assign, defineProperty, getOwnPropertyDescriptor, keys } = Object
-const { Map, Error, URL, Uint8Array, setTimeout, clearTimeout } = globalThis
+const { assign, defineProperty, keys } = Object
+const { Map, Error, Promise, URL, Uint8Array, setTimeout, clearTimeout } = globalThis
 const { min } = Math
 const { isArray } = Array
 
@@ -73,7 +73,7 @@ function plain (error, name, [from, to] = []) {
   const text = texts[error?.code]
   if (text === undefined || error.told) return error
   const call = name.replace(/Sync$/, '')
-  const syscall = opened.test(call) ? (error.code === 'EISDIR' ? 'read' : 'open') : call === 'readdir' ? 'scandir' : call === 'cp' ? 'cp' : call.toLowerCase()
+  const syscall = opened.test(call) ? (error.code === 'EISDIR' ? 'read' : 'open') : call === 'readdir' ? 'scandir' : call.toLowerCase()
   const before = String(error.message)
   const message = `${error.code}: ${text}, ${syscall}${from === undefined ? '' : ` '${from}'`}${to === undefined ? '' : ` -> '${to}'`}`
   const stack = String(error.stack)
@@ -147,17 +147,21 @@ function led (name, call, promises) {
     const back = args.at(-1)
     const called = !promises && !/Sync$/.test(name) && typeof back === 'function'
     if (called) args[args.length - 1] = (error, ...values) => back(error && plain(error, name, said), ...values.map(end))
+    const answer = (error, value) => {
+      if (called) return void process.nextTick(args.at(-1), error, value)
+      if (promises) return error === null ? Promise.resolve(value) : Promise.reject(error)
+      if (error !== null) throw error
+      return value
+    }
     try {
       const instead = differs(name, args)
-      if (instead !== undefined) return called ? void process.nextTick(args.at(-1), null, instead.value) : promises ? (async () => instead.value)() : instead.value
+      if (instead !== undefined) return answer(null, instead.value)
       const value = call.apply(this, args)
       if (promises && typeof value?.then === 'function') return value.then(end, error => { throw plain(error, name, said) })
       return /^create/.test(name) ? streamed(end(value), name, said) : end(value)
     } catch (error) {
-      const told = plain(error, name, said)
-      if (called && error?.code !== undefined && texts[error.code]) return void process.nextTick(args.at(-1), told)
-      if (promises) return (async () => { throw told })()
-      throw told
+      if (called && texts[error?.code] === undefined) throw error // of arguments that are none
+      return answer(plain(error, name, said))
     }
   }
 }
@@ -183,9 +187,8 @@ function lead (say) {
   const promises = { ...shared.promises } // which cannot be changed
   for (const [place, isPromises] of [[shared, false], [promises, true]]) {
     for (const name of keys(place)) {
-      const own = getOwnPropertyDescriptor(place, name)
       if (/^glob/.test(name)) delete place[name] // which finds nothing
-      else if (/^[a-z]/.test(name) && typeof own.value === 'function') place[name] = led(name, own.value, isPromises)
+      else if (/^[a-z]/.test(name) && typeof place[name] === 'function') place[name] = led(name, place[name], isPromises)
     }
   }
   defineProperty(shared, 'promises', { value: promises, enumerable: true, configurable: true })
@@ -285,6 +288,10 @@ function same (a, b) {
   return a !== undefined && a.length === b.length && Buffer.compare(a, b) === 0
 }
 
+function kindOf (value) {
+  return value === null ? 'directory' : typeof value === 'string' ? 'link' : 'file'
+}
+
 // tellChanges tells what has changed since it last did.
 export function tellChanges () {
   if (!dirty || refused !== undefined) return
@@ -302,17 +309,17 @@ function tellThem (now) {
   }
   for (const [at, value] of now) {
     const before = known.get(at)
-    if (known.has(at) && same(before, value)) continue
-    if (known.has(at) && (value === null) !== (before === null)) tell({ type: 'file', kind: 'gone', path: at })
-    if (value === null) tell({ type: 'file', kind: 'directory', path: at })
-    else if (typeof value === 'string') tell({ type: 'file', kind: 'link', path: at, target: value })
-    else tellFile(at, value)
+    if (same(before, value)) continue
+    const kind = kindOf(value)
+    if (before !== undefined && kindOf(before) !== kind) tell({ type: 'file', kind: 'gone', path: at })
+    if (kind === 'file') tellFile(at, value)
+    else tell({ type: 'file', kind, path: at, ...(kind === 'link' ? { target: value } : {}) })
   }
   known = now
 }
 
 function tellFile (at, data) {
-  if ((told += data.length) > maxTold) throw new Error(`the code has written more than ${maxTold >> 20} MiB of files: ${at} is not kept`)
+  if ((told += data.length) > maxTold) throw new Error(`the code has written more than ${maxTold >> 20} MiB of files: ${at} and what comes after it are not kept`)
   let from = 0
   do {
     const piece = data.subarray(from, from + maxPiece)
